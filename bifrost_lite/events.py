@@ -1,0 +1,183 @@
+"""What watchers are told: one Struct per kind of data, encoded at most once.
+
+The envelope on the wire is ``{"type","timestamp","data","seq"}`` in that order. An event
+is kept as a Struct; `encode` is called only when somebody listens.
+"""
+
+from __future__ import annotations
+
+from time import gmtime, strftime
+
+import msgspec
+from msgspec import Struct
+
+_encode = msgspec.json.Encoder().encode
+_stamp_of = (-1, "")
+
+
+def rfc3339(when: float) -> str:
+    """A Unix time in seconds as UTC RFC 3339 text in whole seconds, e.g. 2024-01-15T10:00:00Z."""
+    global _stamp_of
+    second = int(when)
+    if _stamp_of[0] != second:
+        _stamp_of = (second, strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(second)))
+    return _stamp_of[1]
+
+
+class ConnectionNew(Struct, gc=False):
+    """`connection.new`: the path to the target stands.
+
+    Attributes:
+        protocol: what the client spoke: HTTP, CONNECT, SOCKS5 or SOCKS4
+        host: target with its port, IPv6 in brackets
+        backend: name of the backend that carries it
+        client_ip: the client's address
+        id: number of the connection for the life of the process
+        route: name of the route that chose the backend
+    """
+
+    protocol: str
+    host: str
+    backend: str
+    client_ip: str
+    id: int
+    route: str
+
+
+class ConnectionClose(Struct, gc=False):
+    """`connection.close`: as `ConnectionNew`, with what it came to.
+
+    Attributes:
+        bytes_sent: payload written to the target
+        bytes_received: payload read from the target
+        duration_ms: milliseconds since `connection.new`
+        reason: the word of a `Reason`
+    """
+
+    protocol: str
+    host: str
+    backend: str
+    client_ip: str
+    id: int
+    route: str
+    bytes_sent: int
+    bytes_received: int
+    duration_ms: int
+    reason: str
+
+
+class ConnectionFailed(Struct, gc=False):
+    """`connection.failed`: a request that was refused or could not be carried."""
+
+    protocol: str
+    host: str
+    backend: str
+    client_ip: str
+    id: int
+    route: str
+    reason: str
+
+
+class BackendHealth(Struct, gc=False):
+    """`backend.health`: the debounced state of a backend changed.
+
+    Attributes:
+        name: the backend
+        healthy: true for the states up and suspect
+        state: up, down, suspect or waiting
+        reason: why it changed, one sentence
+        since: when it changed, RFC 3339
+    """
+
+    name: str
+    healthy: bool
+    state: str
+    reason: str
+    since: str
+
+
+class ConfigChange(Struct, gc=False):
+    """`config.reload` and `config.saved`: which sections changed."""
+
+    changed_sections: list[str]
+    requires_restart: bool
+
+
+class ConfigFault(Struct, gc=False):
+    """One fault of a refused configuration, see `errors.Fault`."""
+
+    section: str
+    field: str
+    message: str
+
+
+class ConfigRejected(Struct, gc=False):
+    """`config.rejected`: a reload was refused and changed nothing."""
+
+    errors: list[ConfigFault]
+
+
+class StatsUpdate(Struct, gc=False):
+    """`stats.update`: the counters now; sent = to targets, received = from targets, in bytes."""
+
+    active_connections: int
+    total_connections: int
+    bytes_sent: int
+    bytes_received: int
+    boot: str
+
+
+class EventsLost(Struct, gc=False):
+    """`events.lost`: this many events did not reach this client; None where nobody can know."""
+
+    lost: int | None
+    boot: str
+
+
+Data = (
+    ConnectionNew
+    | ConnectionClose
+    | ConnectionFailed
+    | BackendHealth
+    | ConfigChange
+    | ConfigRejected
+    | StatsUpdate
+    | EventsLost
+)
+
+TYPES: dict[str, type[Data]] = {
+    "connection.new": ConnectionNew,
+    "connection.close": ConnectionClose,
+    "connection.failed": ConnectionFailed,
+    "backend.health": BackendHealth,
+    "config.reload": ConfigChange,
+    "config.saved": ConfigChange,
+    "config.rejected": ConfigRejected,
+    "stats.update": StatsUpdate,
+    "events.lost": EventsLost,
+}
+
+
+class Event(Struct, gc=False):
+    """An event as it is kept.
+
+    Attributes:
+        type: e.g. ``connection.new``
+        time: Unix time in seconds
+        data: the Struct of that type
+        seq: number of the event for the life of the process
+    """
+
+    type: str
+    time: float
+    data: Data
+    seq: int
+
+    def encode(self) -> bytes:
+        """The event as the JSON text that watchers get."""
+        return b'{"type":"%b","timestamp":"%b","data":%b,"seq":%d}' % (
+            self.type.encode(),
+            rfc3339(self.time).encode(),
+            _encode(self.data),
+            self.seq,
+        )

@@ -1,0 +1,560 @@
+"""One client, from its first byte to its last.
+
+    state          handler      leaves it by
+    -----------    ----------   -------------------------------------------------------
+    reading        on_request   a whole request -> dialling, or a refusal -> lingering
+    dialling       on_waiting   connected -> tunnel or HTTP exchange; failed -> lingering
+    tunnel         Half         both sides ended, a fault, idle, or the operator -> closed
+    HTTP exchange  Forward      answered -> silent or closed; failed -> lingering
+    silent         on_next      bytes -> reading; nothing for a minute -> closed
+    lingering      on_linger    the client has read its refusal -> closed
+
+Each state has a deadline: `handshake` bounds reading, the backend bounds dialling, `idle`
+bounds a connection that moves nothing, `keepalive` bounds silence between two requests,
+`linger` bounds lingering. Whatever happens, `close` ends it once, with one `Reason`.
+"""
+
+from __future__ import annotations
+
+from _socket import socket as Socket
+from socket import SHUT_WR, SO_LINGER, SOL_SOCKET
+from struct import pack
+
+from .backends.base import Connecting
+from .dispatch import END, ERR, HUP, IN, Deadlines
+from .errors import ProtocolError, Reason
+from .forward import Forward
+from .plane import Plane
+from .relay import Half
+from .target import Target, parse_authority
+from .wire import http1, socks
+
+LINGER_READS = 64  # reads of a refused client's bytes before it is cut off
+
+_RESET = pack("ii", 1, 0)  # linger on, 0 s: close sends RST
+
+
+class Session:
+    """One connection of a client.
+
+    Args:
+        plane: what all sessions share
+        pinned: auto, http or socks: what the listener takes
+        sock, fd: the client's socket, non-blocking
+        client, client_ip, client_port: its address as 4 or 16 bytes and as text, its port
+        refusal: why the client is only told no, or None
+
+    Attributes:
+        id: of the connection, 0 before the path to the target stands
+        protocol: HTTP, CONNECT, SOCKS5 or SOCKS4; "" before the first byte
+        host: target with port, "" before it is known
+        backend, route: names, "" before they are chosen
+        started: Unix time at which the path stood
+        began: monotonic time of the same
+        up, down: the directions to and from the target
+        extra_sent, extra_received: bytes that the halves did not count
+    """
+
+    __slots__ = (
+        "backend", "began", "buffer", "client", "client_ip", "client_port", "dial", "dialling", "down",
+        "extra_received", "extra_sent", "fd", "forward", "greeted", "host", "id", "moved", "noticed", "open",
+        "pinned", "plane", "policy", "protocol", "refusal", "route", "sock", "started",
+        "timer", "up",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        plane: Plane,
+        pinned: str,
+        sock: Socket,
+        fd: int,
+        client: bytes,
+        client_ip: str,
+        client_port: int,
+        refusal: Reason | None,
+    ) -> None:
+        self.plane = plane
+        self.policy = plane.policy
+        self.pinned = pinned
+        self.sock = sock
+        self.fd = fd
+        self.client = client
+        self.client_ip = client_ip
+        self.client_port = client_port
+        self.refusal = refusal
+        self.buffer = b""
+        self.greeted = self.dialling = False
+        self.open = True
+        self.id = 0
+        self.protocol = self.host = self.backend = self.route = ""
+        self.started = 0.0
+        self.began = plane.dispatcher.now
+        self.noticed = 0
+        self.moved = 0
+        self.dial: Connecting | None = None
+        self.forward: Forward | None = None
+        self.up: Half | None = None
+        self.down: Half | None = None
+        self.extra_sent = self.extra_received = 0
+        self.timer: Deadlines | None = None
+        plane.sessions.add(self)
+        self.wait(plane.handshake)
+        plane.dispatcher.attach(fd, self.on_request)
+
+    def wait(self, timer: Deadlines | None) -> None:
+        """From now on this deadline holds, and no other (`idle` goes by itself)."""
+        if self.timer is not None:
+            self.timer.stop(self)
+        self.timer = timer
+        if timer is not None:
+            timer.start(self)
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes written to the target so far."""
+        return self.extra_sent + (self.up.written if self.up is not None else 0)
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes read from the target so far."""
+        return self.extra_received + (self.down.count if self.down is not None else 0)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something would be cut off if it ended now."""
+        if self.forward is not None:
+            return self.forward.request is not None
+        return self.dialling or self.up is not None
+
+    # Reading.
+
+    def on_next(self, mask: int) -> None:
+        """A client that was silent between two HTTP requests did something."""
+        self.expect_request()
+        self.on_request(mask)
+
+    def expect_request(self) -> None:
+        """From `silent` to `reading`."""
+        plane = self.plane
+        self.wait(plane.handshake)
+        plane.dispatcher.handlers[self.fd] = self.on_request
+        if self.up is None:
+            self.forget()
+
+    def fall_silent(self) -> None:
+        """The request is answered; the client may send another."""
+        plane = self.plane
+        self.wait(plane.keepalive)
+        plane.dispatcher.handlers[self.fd] = self.on_next
+
+    def on_request(self, mask: int) -> None:
+        """Bytes of a request arrive, all at once or one at a time."""
+        while True:
+            try:
+                data = self.sock.recv(http1.HEAD_LIMIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self.close(Reason.CLIENT_GONE if self.buffer else Reason.CLOSED)
+                return
+            # What is left in the kernel makes no further event: the next state must look.
+            self.noticed = mask & END or (IN if len(data) == http1.HEAD_LIMIT else 0)
+            if self.feed(data) or not mask & END:
+                return
+
+    def feed(self, data: bytes) -> bool:
+        """Take bytes of a request; True when that ended the state `reading`."""
+        self.buffer = self.buffer + data if self.buffer else data
+        try:
+            if not self.protocol:
+                self._sniff()
+            if self.protocol == "SOCKS5":
+                return self._read_socks5()
+            if self.protocol == "SOCKS4":
+                return self._read_socks4()
+            return self._read_http()
+        except ProtocolError as error:
+            if self.up is not None:  # kept for this request, which never names a target
+                self.disconnect(Reason.CLOSED)
+                self.forget()
+            self.refuse(error.reason, error.args[0])
+            return True
+
+    def forget(self) -> None:
+        """The next request names its own target."""
+        self.host = self.backend = self.route = ""
+
+    def _sniff(self) -> None:
+        """The first byte tells the protocol."""
+        first = self.buffer[0]
+        if first in (4, 5):
+            protocol, kind = ("SOCKS5" if first == 5 else "SOCKS4"), "socks"
+        elif self.buffer[:1].isalpha() or first in b"\r\n":
+            protocol, kind = "HTTP", "http"
+        else:
+            raise ProtocolError(Reason.BAD_REQUEST, "this is neither HTTP nor SOCKS")
+        if self.pinned not in ("auto", kind):
+            raise ProtocolError(
+                Reason.BAD_REQUEST, f"this listener speaks {self.pinned.upper()} only"
+            )
+        self.protocol = protocol
+
+    def _read_socks5(self) -> bool:
+        if not self.greeted:
+            greeting = socks.read_greeting(self.buffer)
+            if greeting is None:
+                return False
+            methods, end = greeting
+            if socks.NO_AUTHENTICATION not in methods:
+                raise ProtocolError(Reason.NO_METHOD, "no SOCKS method offered is taken here")
+            self.greeted = True
+            self.buffer = self.buffer[end:]
+            if not self.answer(b"\x05\x00"):
+                return True
+        request = socks.read_request(self.buffer)
+        if request is None:
+            return False
+        self.buffer = self.buffer[request[2] :]
+        self.reach(request[1])
+        return True
+
+    def _read_socks4(self) -> bool:
+        request = socks.read_request4(self.buffer)
+        if request is None:
+            return False
+        self.buffer = self.buffer[request[1] :]
+        self.reach(request[0])
+        return True
+
+    def _read_http(self) -> bool:
+        end = http1.find_head_end(self.buffer)
+        if end < 0:
+            return False
+        head, self.buffer = self.buffer[:end], self.buffer[end:]
+        request = http1.parse_request(head)
+        if request.method == b"CONNECT":
+            if request.chunked or request.content_length:
+                raise ProtocolError(Reason.BAD_REQUEST, "CONNECT has no body")
+            self.drop_forward()
+            self.protocol = "CONNECT"
+            self.reach(parse_authority(request.target, None))
+            return True
+        self.protocol = "HTTP"
+        if self.forward is None:
+            self.forward = Forward(self)
+        self.forward.begin(request)
+        return True
+
+    # Dialling.
+
+    def reach(self, target: Target) -> None:
+        """A whole request names this target: find the way and dial.
+
+        Raises:
+            ProtocolError: the rules refuse it
+        """
+        plane = self.plane
+        self.wait(None)
+        self.began = plane.dispatcher.now
+        self.forget()
+        self.host = str(target)
+        if self.refusal is not None:
+            raise ProtocolError(self.refusal, self.refusal.text)
+        policy = self.policy
+        if target.packed is not None:
+            denied = policy.guard(target.packed, target.port)
+            if denied is not None:
+                raise ProtocolError(denied, denied.text)
+        match = policy.router.find(target.host, target.packed, target.port, self.client)
+        if match is None:
+            raise ProtocolError(Reason.NO_ROUTE, Reason.NO_ROUTE.text)
+        self.route = match.route
+        self.backend = match.backend
+        plane.dispatcher.handlers[self.fd] = self.on_waiting
+        self.dialling = True
+        dial = policy.backends[match.backend].connect(target, self.client, self.on_dialled)
+        if self.dialling:
+            self.dial = dial
+
+    def on_waiting(self, mask: int) -> None:
+        """The client did something while its target is being dialled."""
+        if mask & (ERR | HUP):
+            self.close(Reason.CLIENT_GONE)
+        else:
+            self.noticed |= mask
+
+    def on_dialled(self, sock: Socket | None, mask: int, reason: Reason | None) -> None:
+        """The backend connected, or gave up."""
+        self.dialling = False
+        self.dial = None
+        if sock is None:
+            assert reason is not None
+            self.refuse(reason, reason.text)
+            return
+        dispatcher = self.plane.dispatcher
+        fd = sock.fileno()
+        owner = self.forward if self.protocol == "HTTP" else self
+        assert owner is not None
+        up = Half(dispatcher, owner, self.sock, self.fd)
+        down = Half(dispatcher, owner, sock, fd)
+        up.peer, down.peer = down, up
+        self.up, self.down = up, down
+        self.plane.opened(self)
+        if self.forward is not None and self.protocol == "HTTP":
+            self.forward.connected(mask)
+            return
+        if self.protocol == "CONNECT":
+            granted = b"HTTP/1.1 200 Connection established\r\n\r\n"
+        else:
+            granted = socks.reply(None) if self.protocol == "SOCKS5" else socks.GRANTED4
+        if self.answer(granted):
+            self.tunnel(self.noticed, mask)
+
+    def tunnel(self, client_mask: int, target_mask: int) -> None:
+        """Relay from now on; the masks are events that came before."""
+        up, down = self.up, self.down
+        assert up is not None and down is not None
+        handlers = self.plane.dispatcher.handlers
+        handlers[up.fd] = up.on_event
+        handlers[down.fd] = down.on_event
+        up.left = down.left = -1
+        if self.buffer:
+            early, self.buffer = self.buffer, b""
+            up.push(early)
+        if client_mask and up.left and up.pend is None:
+            up.pump(END)
+        if target_mask & (IN | END) and down.left and down.pend is None:
+            down.pump(END)
+
+    # The tunnel; see relay.HalfOwner.
+
+    def half_ended(self, half: Half) -> None:
+        """One side is done: pass that on, and end when the other is done too."""
+        if half.peer.ended:
+            self.close(Reason.CLOSED)
+            return
+        try:
+            half.finish_peer()
+        except OSError:
+            self.close(Reason.CLOSED)
+
+    def half_moved(self, half: Half) -> None:
+        """A tunnel has no bound to reach."""
+
+    def half_broken(self, half: Half, reading: bool, error: OSError | None) -> None:
+        """One side broke: break the other as well."""
+        self.close(Reason.CLIENT_RESET if (half is self.up) == reading else Reason.TARGET_RESET)
+
+    # Refusing.
+
+    def answer(self, data: bytes) -> bool:
+        """Send a few bytes to the client; False when it is gone, and the session with it."""
+        try:
+            if self.sock.send(data) == len(data):
+                return True
+        except OSError:
+            pass
+        self.close(Reason.CLIENT_RESET)
+        return False
+
+    def refuse(self, reason: Reason, detail: str) -> None:
+        """Tell the client why not, in its own protocol, and let it read that."""
+        plane = self.plane
+        if not self.open:
+            return
+        if self.refusal is not None and reason is not self.refusal:
+            reason, detail = self.refusal, self.refusal.text
+        self._note_failure(reason)
+        if self.protocol == "SOCKS5":
+            reply = socks.reply(reason) if self.greeted else b"\x05\xff"
+        elif self.protocol == "SOCKS4":
+            reply = socks.REJECTED4
+        else:
+            reply = error_page(reason, detail)
+        self.linger(reply)
+
+    def _note_failure(self, reason: Reason) -> None:
+        """The request that is being read or dialled for came to nothing."""
+        plane = self.plane
+        plane.failed(self, reason)
+        if self.forward is not None and self.protocol == "HTTP":
+            self.forward.record(reason.status, reason)
+        else:
+            status = None if self.protocol.startswith("SOCKS") else reason.status
+            method = self.protocol or "?"
+            plane.record(self, method, self.host, status, self.began, 0, 0, reason)
+
+    def linger(self, reply: bytes) -> None:
+        """Send the last bytes and wait until the client has them: a close with bytes unread
+        would send RST, which takes them away from it."""
+        plane = self.plane
+        self.drop_forward()
+        self.buffer = b""
+        self.noticed = LINGER_READS
+        self.wait(plane.linger)
+        plane.dispatcher.handlers[self.fd] = self.on_linger
+        try:
+            if reply:
+                self.sock.send(reply)
+            self.sock.shutdown(SHUT_WR)
+        except OSError:
+            self.close(Reason.CLIENT_RESET)
+            return
+        self.on_linger(END)
+
+    def on_linger(self, mask: int) -> None:
+        """Throw away what the client still sends."""
+        while self.noticed:
+            self.noticed -= 1
+            try:
+                if not self.sock.recv(65536):
+                    break
+            except BlockingIOError:
+                return
+            except OSError:
+                break
+        self.close(Reason.CLOSED)
+
+    # Deadlines.
+
+    def on_late_request(self) -> None:
+        """The request did not arrive in time; one that sent nothing is just closed."""
+        if self.protocol:
+            self.refuse(Reason.HANDSHAKE_TIMEOUT, Reason.HANDSHAKE_TIMEOUT.text)
+        else:
+            self.close(Reason.HANDSHAKE_TIMEOUT)
+
+    def on_silence(self) -> None:
+        """No further request came."""
+        self.close(Reason.CLOSED)
+
+    def on_lingered(self) -> None:
+        """The client had its time."""
+        self.close(Reason.CLOSED)
+
+    def on_idle_check(self) -> None:
+        """A quarter of the idle timeout went by. `moved` is the byte count, at which no byte
+        moved for so many quarters: its lowest two bits."""
+        total = self.bytes_sent + self.bytes_received
+        quarters = (self.moved & 3) + 1 if self.moved >> 2 == total else 0
+        if quarters == 4:
+            if self.forward is not None:
+                self.forward.on_idle()
+            else:
+                self.close(Reason.IDLE_TIMEOUT)
+            return
+        self.moved = total << 2 | quarters
+        self.plane.idle.start(self)
+
+    # The end.
+
+    def drop_forward(self) -> None:
+        """There will be no further HTTP request."""
+        if self.forward is not None:
+            self.forward.drop(Reason.CLOSED)
+            self.forward = None
+
+    def disconnect(self, reason: Reason) -> None:
+        """Close the path to the target, of which `connection.new` told."""
+        up, down = self.up, self.down
+        if up is None or down is None:
+            return
+        plane = self.plane
+        self.extra_sent, self.extra_received = self.bytes_sent, self.bytes_received
+        self.up = self.down = None
+        up.drop()
+        down.drop()
+        del up.peer, down.peer  # a ring of references would keep both alive
+        if reason is Reason.CLIENT_RESET:
+            _reset(down.sock)
+        plane.dispatcher.discard(down.fd, down.sock)
+        plane.closed(self, reason)
+        if self.protocol != "HTTP":
+            status = 200 if self.protocol == "CONNECT" else None
+            failed = None if reason is Reason.CLOSED else reason
+            plane.record(
+                self,
+                self.protocol,
+                self.host,
+                status,
+                self.began,
+                self.extra_sent,
+                self.extra_received,
+                failed,
+            )
+        self.extra_sent = self.extra_received = 0
+        self.moved = 0
+
+    def close(self, reason: Reason) -> None:
+        """End the session, whatever it is doing."""
+        if not self.open:
+            return
+        self.open = False
+        plane = self.plane
+        self.wait(None)
+        if self.dialling:
+            self.dialling = False
+            if self.dial is not None:
+                self.dial.cancel()
+                self.dial = None
+            self._note_failure(reason)
+        if self.forward is not None:
+            self.forward.drop(reason)
+            self.forward = None
+        self.disconnect(reason)
+        if reason is Reason.TARGET_RESET:
+            _reset(self.sock)
+        plane.dispatcher.discard(self.fd, self.sock)
+        plane.leave(self)
+
+    def crash(self) -> None:
+        """A handler raised: see dispatch.Owner."""
+        self.close(Reason.INTERNAL)
+
+    def wants(self, fd: int) -> int:
+        """For the portable selector: a dialling session rests, all others read."""
+        return 0 if self.dialling else IN
+
+
+def _reset(sock: Socket) -> None:
+    """Make the close of `sock` tell its peer that something was cut off."""
+    try:
+        sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
+    except OSError:  # gone already
+        return
+
+
+def error_page(reason: Reason, detail: str) -> bytes:
+    """A short plain page for a person, and the reason's word for a program."""
+    body = f"{reason.status} {reason.word}\n{detail}\n".encode()
+    retry = b"Retry-After: 5\r\n" if reason.status == 503 else b""
+    return (
+        b"HTTP/1.1 %d %b\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        b"Content-Length: %d\r\nConnection: close\r\nCache-Control: no-store\r\n"
+        b"X-Bifrost-Reason: %b\r\n%b\r\n%b"
+    ) % (
+        reason.status,
+        _PHRASES.get(reason.status, b"Error"),
+        len(body),
+        reason.word.encode(),
+        retry,
+        body,
+    )
+
+
+_PHRASES = {
+    400: b"Bad Request",
+    403: b"Forbidden",
+    408: b"Request Timeout",
+    414: b"URI Too Long",
+    417: b"Expectation Failed",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+    505: b"HTTP Version Not Supported",
+}

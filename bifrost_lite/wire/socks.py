@@ -1,0 +1,110 @@
+"""SOCKS5 (RFC 1928) and SOCKS4/4a as a server speaks them: bytes in, requests out.
+
+Each reader takes all bytes received so far and answers None while it needs more, so a
+client may send one byte at a time or everything at once.
+"""
+
+from __future__ import annotations
+
+from ..errors import ProtocolError, Reason
+from ..target import Target, from_host, from_packed
+
+CONNECT, BIND, UDP_ASSOCIATE = 1, 2, 3
+NO_AUTHENTICATION, NO_METHOD = 0x00, 0xFF
+# Bytes of a SOCKS4 user id and of a 4a name; RFC 1929 allows 255 for its names.
+TEXT_LIMIT = 255
+# The longest well-formed message: SOCKS4a with both texts and their zero bytes.
+MESSAGE_LIMIT = 8 + 2 * (TEXT_LIMIT + 1)
+
+# BND.ADDR and BND.PORT are zero: which address carries a tunnel is nobody's business.
+_REPLY5 = [b"\x05%c\x00\x01\x00\x00\x00\x00\x00\x00" % code for code in range(9)]
+GRANTED4 = b"\x00\x5a\x00\x00\x00\x00\x00\x00"
+REJECTED4 = b"\x00\x5b\x00\x00\x00\x00\x00\x00"
+
+
+def read_greeting(data: bytes) -> tuple[bytes, int] | None:
+    """The methods a SOCKS5 client offers, and the length of its greeting. RFC 1928 section 3.
+
+    Raises:
+        ProtocolError: wrong version, or no method at all
+    """
+    if data[:1] not in (b"", b"\x05"):
+        raise ProtocolError(Reason.BAD_REQUEST, "the SOCKS version is not 5")
+    if len(data) < 2:
+        return None
+    end = 2 + data[1]
+    if end == 2:
+        raise ProtocolError(Reason.NO_METHOD, "the SOCKS greeting offers no method")
+    if len(data) < end:
+        return None
+    return data[2:end], end
+
+
+def read_request(data: bytes) -> tuple[int, Target, int] | None:
+    """The command, target and length of a SOCKS5 request. RFC 1928 sections 4 and 5.
+
+    Raises:
+        ProtocolError: wrong version or reserved byte, unknown address type, bad target; the
+            port 0 is a fault for CONNECT only
+    """
+    if len(data) < 5:
+        if data[:1] not in (b"", b"\x05"):
+            raise ProtocolError(Reason.BAD_REQUEST, "the SOCKS version is not 5")
+        return None
+    version, command, reserved, kind, first = data[:5]
+    if version != 5 or reserved:
+        raise ProtocolError(Reason.BAD_REQUEST, "the SOCKS request is malformed")
+    if command not in (CONNECT, BIND, UDP_ASSOCIATE):
+        raise ProtocolError(Reason.BAD_COMMAND, "the SOCKS command is unknown")
+    if kind == 1:
+        start, end = 4, 8
+    elif kind == 4:
+        start, end = 4, 20
+    elif kind == 3:
+        if not first:
+            raise ProtocolError(Reason.BAD_REQUEST, "the host name is empty")
+        start, end = 5, 5 + first
+    else:
+        raise ProtocolError(Reason.BAD_ADDRESS_TYPE, "the SOCKS address type is unknown")
+    if len(data) < end + 2:
+        return None
+    if command != CONNECT:
+        raise ProtocolError(Reason.BAD_COMMAND, "only the SOCKS command CONNECT is served")
+    port = data[end] << 8 | data[end + 1]
+    host = data[start:end]
+    return command, from_host(host, port) if kind == 3 else from_packed(host, port), end + 2
+
+
+def reply(reason: Reason | None) -> bytes:
+    """The SOCKS5 reply to a request: None grants it. RFC 1928 section 6."""
+    return _REPLY5[0 if reason is None else reason.reply]
+
+
+def read_request4(data: bytes) -> tuple[Target, int] | None:
+    """The target and length of a SOCKS4 or 4a CONNECT request.
+
+    4a: an address 0.0.0.x, x not zero, says that a host name follows the user id.
+
+    Raises:
+        ProtocolError: not CONNECT, endless texts, bad target
+    """
+    if data[:1] not in (b"", b"\x04"):
+        raise ProtocolError(Reason.BAD_REQUEST, "the SOCKS version is not 4")
+    if len(data) >= 2 and data[1] != CONNECT:
+        raise ProtocolError(Reason.BAD_COMMAND, "only the SOCKS command CONNECT is served")
+    if len(data) < 9:
+        return None
+    port, address = data[2] << 8 | data[3], data[4:8]
+    user_end = data.find(b"\0", 8)
+    if user_end < 0 or user_end - 8 > TEXT_LIMIT:
+        if len(data) - 8 > TEXT_LIMIT:
+            raise ProtocolError(Reason.BAD_REQUEST, "the SOCKS4 user id is over 255 bytes")
+        return None
+    if address[:3] != b"\0\0\0" or not address[3]:
+        return from_packed(address, port), user_end + 1
+    host_end = data.find(b"\0", user_end + 1)
+    if host_end < 0 or host_end - user_end - 1 > TEXT_LIMIT:
+        if len(data) - user_end - 1 > TEXT_LIMIT:
+            raise ProtocolError(Reason.BAD_REQUEST, "the SOCKS4a host name is over 255 bytes")
+        return None
+    return from_host(data[user_end + 1 : host_end], port), host_end + 1
