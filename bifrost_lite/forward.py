@@ -17,6 +17,7 @@ certain, is the last on its connection.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from .dispatch import END, ERR, HUP, IN, OUT
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 READ_SIZE = 64 * 1024
+_absolute = re.compile(rb"http://([^/?#]+)(.*)", re.I | re.S).fullmatch
 # Methods that may be sent once more when a kept connection turns out dead, RFC 9110 9.2.2.
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
@@ -85,7 +87,7 @@ class Forward:
         self.url = ""
         self.sent, self.received = session.bytes_sent, session.bytes_received
         target, self.path = _split_target(request)
-        self.url = str(target) + self.path.partition(b"?")[0].decode("latin-1")
+        self.url = target.text + self.path.partition(b"?")[0].decode("latin-1")
         if session.up is not None:
             if target == self.target:
                 self.reused = True
@@ -526,30 +528,23 @@ def _split_target(request: http1.Request) -> tuple[Target, bytes]:
     Raises:
         ProtocolError: not an absolute http:// target
     """
-    target = request.target
-    if target[:7].lower() != b"http://":
-        if b"://" in target[:32]:
+    match = _absolute(request.target)
+    if match is None:
+        if b"://" in request.target[:32] and request.target[:5].lower() != b"http:":
             raise ProtocolError(Reason.UNSUPPORTED_SCHEME, Reason.UNSUPPORTED_SCHEME.text)
         raise ProtocolError(Reason.NOT_A_PROXY_REQUEST, Reason.NOT_A_PROXY_REQUEST.text)
-    if b"#" in target:
+    authority, path = match.groups()
+    if b"#" in request.target:
         raise http1.bad("the request target has a fragment")
-    end = len(target)
-    for mark in b"/?":
-        at = target.find(mark, 7)
-        if 0 <= at < end:
-            end = at
-    authority, path = target[7:end], target[end:]
     if b"@" in authority:
         raise http1.bad("the request target has user information")
-    if not path:
-        path = b"*" if request.method == b"OPTIONS" else b"/"
-    elif path[:1] == b"?":
-        path = b"/" + path
+    if path[:1] != b"/":
+        path = b"*" if request.method == b"OPTIONS" and not path else b"/" + path
     return parse_authority(authority, 80), path
 
 
 def _host_field(target: Target | None) -> bytes:
     """The Host field of a request to `target`; port 80 stays unnamed."""
     assert target is not None
-    text = str(target)
+    text = target.text
     return (text[:-3] if target.port == 80 else text).encode()

@@ -6,7 +6,7 @@
     dialling       on_waiting   connected -> tunnel or HTTP exchange; failed -> lingering
     tunnel         Half         both sides ended, a fault, idle, or the operator -> closed
     HTTP exchange  Forward      answered -> silent or closed; failed -> lingering
-    silent         on_next      bytes -> reading; nothing for a minute -> closed
+    silent         on_request   bytes -> reading; nothing for a minute -> closed
     lingering      on_linger    the client has read its refusal -> closed
 
 Each state has a deadline: `handshake` bounds reading, the backend bounds dialling, `idle`
@@ -128,16 +128,10 @@ class Session:
 
     # Reading.
 
-    def on_next(self, mask: int) -> None:
-        """A client that was silent between two HTTP requests did something."""
-        self.expect_request()
-        self.on_request(mask)
-
     def expect_request(self) -> None:
         """From `silent` to `reading`."""
         plane = self.plane
         self.wait(plane.handshake)
-        plane.dispatcher.handlers[self.fd] = self.on_request
         if self.up is None:
             self.forget()
 
@@ -145,7 +139,7 @@ class Session:
         """The request is answered; the client may send another."""
         plane = self.plane
         self.wait(plane.keepalive)
-        plane.dispatcher.handlers[self.fd] = self.on_next
+        plane.dispatcher.handlers[self.fd] = self.on_request
 
     def on_request(self, mask: int) -> None:
         """Bytes of a request arrive, all at once or one at a time."""
@@ -159,6 +153,8 @@ class Session:
             if not data:
                 self.close(Reason.CLIENT_GONE if self.buffer else Reason.CLOSED)
                 return
+            if self.timer is self.plane.keepalive:
+                self.expect_request()
             # What is left in the kernel makes no further event: the next state must look.
             self.noticed = mask & END or (IN if len(data) == http1.HEAD_LIMIT else 0)
             if self.feed(data) or not mask & END:
@@ -259,7 +255,7 @@ class Session:
         self.wait(None)
         self.began = plane.dispatcher.now
         self.forget()
-        self.host = str(target)
+        self.host = target.text
         if self.refusal is not None:
             raise ProtocolError(self.refusal, self.refusal.text)
         policy = self.policy

@@ -7,6 +7,9 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from .errors import ProtocolError, Reason
 
+KNOWN_LIMIT = 256  # targets remembered by `parse_authority`, some 300 bytes each
+
+_known: dict[tuple[bytes, int | None], Target] = {}
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 # Labels of letters, digits, hyphen and underscore, RFC 1035 section 2.3.1 as the web uses it.
 _is_name = re.compile(rb"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*").fullmatch
@@ -49,17 +52,19 @@ class Target:
         host: lower-case name without trailing dot, or canonical IP text
         port: 1 to 65535
         packed: 4 or 16 bytes where the host is an IP address, else None
+        text: host and port, IPv6 in brackets
     """
 
-    __slots__ = ("host", "packed", "port")
+    __slots__ = ("host", "packed", "port", "text")
 
     def __init__(self, host: str, port: int, packed: bytes | None = None) -> None:
         self.host = host
         self.port = port
         self.packed = packed
+        self.text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return self.text
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -124,6 +129,18 @@ def parse_port(text: bytes) -> int:
 
 
 def parse_authority(text: bytes, default_port: int | None) -> Target:
+    """`read_authority`, remembered: clients name the same few targets over and over."""
+    key = (text, default_port)
+    target = _known.get(key)
+    if target is None:
+        target = read_authority(text, default_port)
+        if len(_known) >= KNOWN_LIMIT:
+            _known.clear()
+        _known[key] = target
+    return target
+
+
+def read_authority(text: bytes, default_port: int | None) -> Target:
     """``host[:port]`` with IPv6 in brackets, RFC 3986 section 3.2 without userinfo.
 
     Args:

@@ -29,13 +29,15 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 # Field values: visible bytes, spaces and tabs; RFC 9110 section 5.5. Leading blanks are part
 # of this expression, lest two of them try to share a long run of blanks in every way.
 _VALUE = rb"[^\x00-\x08\x0a-\x1f\x7f]*"
-_request_line = re.compile(
-    rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])"
-).fullmatch
-_status_line = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _VALUE + rb"))?").fullmatch
-_fields = re.compile(rb"(?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*").fullmatch
+_REQUEST_LINE = rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])\r\n"
+_STATUS_LINE = rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _VALUE + rb"))?\r\n"
+_FIELDS = rb"((?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*)\r\n"
+_request = re.compile(_REQUEST_LINE + _FIELDS).fullmatch
+_request_line = re.compile(_REQUEST_LINE).match
+_response = re.compile(_STATUS_LINE + _FIELDS).fullmatch
+_status_line = re.compile(_STATUS_LINE).match
 _is_token = re.compile(_TOKEN).fullmatch
-_digits = re.compile(rb"[0-9]{1,18}").fullmatch
+_LENGTH_DIGITS = 18  # of a Content-Length: far over any body, under 2**63
 _answer_end = re.compile(rb"\n\r?\n").search
 _folded = re.compile(rb"\n[ \t]+").sub
 _padded = re.compile(rb"(?m)^(" + _TOKEN + rb")[ \t]+:").sub
@@ -170,20 +172,15 @@ def parse_request(head: bytes) -> Request:
     """
     # One empty line before the request is tolerated, RFC 9112 section 2.2.
     start = 2 if head.startswith(b"\r\n") else 0
-    line_end = head.find(b"\r\n", start)
-    match = _request_line(head, start, line_end)
+    match = _request(head, start)
     if match is None or len(match[2]) > TARGET_LIMIT:
-        if line_end - start > TARGET_LIMIT:
-            raise bad("the request target is over 8 KiB", Reason.TARGET_TOO_LONG)
-        raise bad("the request line is not 'METHOD TARGET HTTP/1.1'")
+        raise _bad_head(head, start)
     request = Request()
-    request.method, request.target, major, minor = match.groups()
+    request.method, request.target, major, minor, block = match.groups()
     if major != b"1":
         raise bad("only HTTP/1.1 and HTTP/1.0 are spoken here", Reason.BAD_VERSION)
     request.minor = 1 if minor != b"0" else 0
-    request.block = block = head[line_end + 2 : -2]
-    if not _fields(block):
-        raise _bad_field(block)
+    request.block = block
     if block.count(b"\n") > FIELD_LIMIT:
         raise bad("the request has over 100 fields", Reason.HEAD_TOO_LARGE)
     parts = _split_special(block)
@@ -200,7 +197,7 @@ def parse_request(head: bytes) -> Request:
         elif name == b"content-length":
             if length is not None:
                 raise bad("there are two Content-Length fields")
-            if not _digits(value):
+            if not value.isdigit() or len(value) > _LENGTH_DIGITS:
                 raise bad("Content-Length is not a number")
             length = int(value)
         elif name == b"transfer-encoding":
@@ -224,9 +221,14 @@ def parse_request(head: bytes) -> Request:
     return request
 
 
-def _bad_field(block: bytes) -> ProtocolError:
-    """The error that tells what is wrong with a block of fields."""
-    for line in block.split(b"\r\n"):
+def _bad_head(head: bytes, start: int) -> ProtocolError:
+    """The error that tells what is wrong with a request head."""
+    line_end = head.find(b"\r\n", start)
+    if line_end - start > TARGET_LIMIT:
+        return bad("the request target is over 8 KiB", Reason.TARGET_TOO_LONG)
+    if not _request_line(head, start):
+        return bad("the request line is not 'METHOD TARGET HTTP/1.1'")
+    for line in head[line_end + 2 :].split(b"\r\n"):
         if line[:1] in (b" ", b"\t"):
             return bad("a field is folded over lines")
         if b"\n" in line or b"\r" in line:
@@ -247,8 +249,12 @@ def find_response_end(buffer: bytes) -> int:
     Raises:
         ProtocolError: the head is over 64 KiB
     """
-    match = _answer_end(buffer)
-    end = match.end() if match else -1
+    end = buffer.find(b"\r\n\r\n")
+    if end >= 0 and buffer.find(b"\n\n", 0, end) < 0 and buffer.find(b"\n\r\n", 0, end) < 0:
+        end += 4
+    else:
+        match = _answer_end(buffer)
+        end = match.end() if match else -1
     if end > RESPONSE_HEAD_LIMIT or (end < 0 and len(buffer) > RESPONSE_HEAD_LIMIT):
         raise bad("the answer's head is over 64 KiB", Reason.BAD_RESPONSE)
     return end
@@ -267,21 +273,16 @@ def parse_response(head: bytes, request_method: bytes) -> Response:
     Raises:
         ProtocolError: BAD_RESPONSE, where the meaning is not certain
     """
-    line_end = head.find(b"\n") + 1
-    match = _status_line(head[:line_end].rstrip(b"\r\n"))
+    match = _response(head) or _response(_tidy(head))
     if match is None:
-        raise bad("the answer has no HTTP/1 status line", Reason.BAD_RESPONSE)
-    minor, status, phrase = match.groups()
+        if not _status_line(_tidy(head)):
+            raise bad("the answer has no HTTP/1 status line", Reason.BAD_RESPONSE)
+        raise bad("a line of the answer's head is not 'name: value'", Reason.BAD_RESPONSE)
+    minor, status, phrase, block = match.groups()
     response = Response()
     response.minor = int(minor)
     response.status = int(status)
     response.phrase = phrase or b""
-    block = head[line_end:-2] if head.endswith(b"\r\n") else head[line_end:-1]
-    if not _fields(block):
-        block = _padded(rb"\1:", _folded(b" ", block.replace(b"\r\n", b"\n")))
-        block = block.replace(b"\n", b"\r\n")
-        if not _fields(block):
-            raise bad("a line of the answer's head is not 'name: value'", Reason.BAD_RESPONSE)
     if block.count(b"\n") > RESPONSE_FIELD_LIMIT:
         raise bad("the answer has over 400 fields", Reason.BAD_RESPONSE)
     response.block = block
@@ -306,6 +307,12 @@ def parse_response(head: bytes, request_method: bytes) -> Response:
     return response
 
 
+def _tidy(head: bytes) -> bytes:
+    """A response head as it should have been sent: CRLF, no folds, no blanks before colons."""
+    lines = _padded(rb"\1:", _folded(b" ", head.replace(b"\r\n", b"\n")))
+    return lines.replace(b"\n", b"\r\n")
+
+
 def _frame(
     response: Response, request_method: bytes, lengths: set[bytes], codings: list[bytes]
 ) -> None:
@@ -315,7 +322,7 @@ def _frame(
     response.encoding = b""
     if len(lengths) == 1:
         (length,) = lengths
-        if _digits(length):
+        if length.isdigit() and len(length) <= _LENGTH_DIGITS:
             response.announced = int(length)
     if request_method == b"HEAD" or response.status in (204, 304) or response.status < 200:
         response.length = 0
