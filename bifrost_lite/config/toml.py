@@ -1,0 +1,275 @@
+"""TOML text: reading it with the line of every key, and writing settings as it.
+
+The parser is the standard library's (`tomli` before Python 3.11). It gives no positions, so a
+scanner of our own goes over the text once more, knowing already that it is valid.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+
+from msgspec import structs
+
+from ..errors import ConfigError, Fault
+from . import unbuilt, values
+from .faults import Path
+from .schema import Section, Settings, extra, unwrap
+
+_position_re = re.compile(r" \((at line ([0-9]+), column [0-9]+|at end of document)\)$")
+
+
+def parse(text: str) -> dict[str, object]:
+    """The data of a TOML document.
+
+    Raises:
+        ConfigError: the text is no TOML; one fault with line and column
+    """
+    # Imported when a file is read, never by a daemon that runs on its defaults.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    try:
+        data: dict[str, object] = tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError([Fault("", "", "is nested too deeply")]) from None
+    except ValueError as error:  # besides TOMLDecodeError: an integer of too many digits
+        message = str(error).encode("ascii", "backslashreplace").decode()[:300]
+        found = _position_re.search(message)
+        line = int(found[2] or 0) if found else 0
+        if found and not line:
+            line = text.count("\n", 0, len(text.rstrip())) + 1
+        raise ConfigError([Fault("", "", f"is not TOML: {message}", line)]) from None
+    return data
+
+
+def index_lines(text: str) -> dict[Path, int]:
+    """The 1-based line of each table, key and list entry of a valid TOML document.
+
+    An array of tables and its entries have the lines of their headers; a path that only a
+    longer one implies (``a`` in ``[a.b]``) has the line where it is first implied.
+    """
+    try:
+        return _Scanner(text).document()
+    except (RecursionError, _Lost):  # lines are a help; none are better than wrong ones
+        return {}
+
+
+class _Lost(Exception):
+    """The text is not what the scanner knows as TOML."""
+
+
+_blank_re = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_space_re = re.compile(r"[ \t]*")
+_key_re = re.compile(r"""([A-Za-z0-9_-]+)|("(?:[^"\\\n]|\\.)*")|'([^'\n]*)'""")
+# A multi-line string may end in up to two quotes of its own, before the three that close it.
+_scalar_re = re.compile(
+    r'''"""(?:[^"\\]|\\.|"(?!""))*"{3,5}'''
+    r"""|'''(?:[^']|'(?!''))*'{3,5}"""
+    r'''|"(?:[^"\\\n]|\\.)*"'''
+    r"""|'[^'\n]*'"""
+    r"""|[^\s,\[\]{}#"'=][^,\[\]{}#\n]*""",
+    re.DOTALL,
+)
+
+
+class _Scanner:
+    """One pass over a valid document.
+
+    The grammar's rules are methods that begin at `at` and leave it behind what they took.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+        self.lines: dict[Path, int] = {}
+        self.entries: dict[Path, int] = {}  # arrays of tables: how many headers so far
+        self._line = 1
+        self._counted = 0
+
+    def document(self) -> dict[Path, int]:
+        table: Path = ()
+        while self.skip(_blank_re) < len(self.text):
+            if self.text[self.at] == "[":
+                table = self.header()
+            else:
+                self.pair(table)
+        return self.lines
+
+    def header(self) -> Path:
+        """``[a.b]`` or ``[[a.b]]``; returns the path of the table that it opens."""
+        many = self.text.startswith("[[", self.at)
+        self.at += 2 if many else 1
+        line = self.line()
+        path: Path = ()
+        keys = self.key()
+        for number, key in enumerate(keys):
+            path = self.note((*path, key), line)
+            if path in self.entries and not (many and number == len(keys) - 1):
+                path = (*path, self.entries[path] - 1)
+        if many:
+            self.entries[path] = self.entries.get(path, 0) + 1
+            path = (*path, self.entries[path] - 1)
+            self.take("]")
+        self.take("]")
+        # A header may come after a table below it: its own line is the better one.
+        self.lines[path] = line
+        return path
+
+    def pair(self, table: Path) -> None:
+        line = self.line()
+        path = table
+        for key in self.key():
+            path = self.note((*path, key), line)
+        self.take("=")
+        self.value(path)
+
+    def key(self) -> list[str]:
+        """A key, dotted or not, with the blanks around it."""
+        keys: list[str] = []
+        while True:
+            self.skip(_space_re)
+            found = _key_re.match(self.text, self.at)
+            if found is None:
+                raise _Lost
+            self.at = found.end()
+            bare, quoted, literal = found.groups()
+            keys.append(_unquoted(quoted) if quoted is not None else bare or literal or "")
+            self.skip(_space_re)
+            if not self.text.startswith(".", self.at):
+                return keys
+            self.at += 1
+
+    def value(self, path: Path) -> None:
+        self.skip(_space_re)
+        if self.text.startswith("[", self.at):
+            self.array(path)
+        elif self.text.startswith("{", self.at):
+            self.inline_table(path)
+        else:
+            found = _scalar_re.match(self.text, self.at)
+            if found is None:
+                raise _Lost
+            self.at = found.end()
+
+    def array(self, path: Path) -> None:
+        self.take("[")
+        index = 0
+        while not self.ends("]"):
+            self.value(self.note((*path, index), self.line()))
+            index += 1
+
+    def inline_table(self, path: Path) -> None:
+        self.take("{")
+        while not self.ends("}"):
+            self.pair(path)
+
+    def ends(self, bracket: str) -> bool:
+        """Whether the list ends here; takes the bracket, or the comma before the next entry."""
+        self.skip(_blank_re)
+        if self.text.startswith(",", self.at):
+            self.at += 1
+            self.skip(_blank_re)
+        if not self.text.startswith(bracket, self.at):
+            return False
+        self.at += 1
+        return True
+
+    def skip(self, what: re.Pattern[str]) -> int:
+        found = what.match(self.text, self.at)
+        if found is not None:
+            self.at = found.end()
+        return self.at
+
+    def take(self, sign: str) -> None:
+        if not self.text.startswith(sign, self.at):
+            raise _Lost
+        self.at += 1
+
+    def line(self) -> int:
+        """The line that `at` is in."""
+        self._line += self.text.count("\n", self._counted, self.at)
+        self._counted = self.at
+        return self._line
+
+    def note(self, path: Path, line: int) -> Path:
+        self.lines.setdefault(path, line)
+        return path
+
+
+def _unquoted(key: str) -> str:
+    """The text of a basic string."""
+    return str(parse(f"key = {key}")["key"]) if "\\" in key else key[1:-1]
+
+
+_must_escape_re = re.compile(r'["\\\x00-\x1f\x7f]')
+_short = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
+
+
+def dump(settings: Settings, *, full: bool = False) -> str:
+    """Settings as TOML that reads back equal.
+
+    Args:
+        settings: to be written
+        full: with every key, rather than only those that differ from the defaults; even so
+            without the defaults that this version refuses to be asked for
+    """
+    return "".join(f"{line}\n" for line in _table(settings, (), full)).lstrip("\n")
+
+
+def _table(section: Section, path: Path, full: bool) -> Iterator[str]:
+    """The lines of a table: its plain keys first, or they would belong to a table below."""
+    below: list[tuple[str, object]] = []
+    for field in structs.fields(section):
+        value: object = getattr(section, field.name)
+        here = (*path, field.name)
+        # Entries of a list are told apart by these two, whatever the defaults.
+        marks = bool(path) and isinstance(path[-1], int) and field.name in ("name", "type")
+        if value == field.default and not marks:
+            asked = list(value) if isinstance(value, tuple) else value
+            if not full or unbuilt.refused(here, asked):
+                continue
+        if isinstance(value, Section) or _is_tables(value):
+            below.append((field.name, value))
+        else:
+            yield f"{field.name} = {_value(value, field.type)}"
+    for key, value in below:
+        here = (*path, key)
+        header = ".".join(part for part in here if isinstance(part, str))
+        if isinstance(value, Section):
+            yield from ("", f"[{header}]")
+            yield from _table(value, here, full)
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                yield from ("", f"[[{header}]]")
+                yield from _table(item, (*here, index), full)
+
+
+def _is_tables(value: object) -> bool:
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Section)
+
+
+def _value(value: object, hint: object = None) -> str:
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return f"[{', '.join(_value(entry) for entry in value)}]"
+    if isinstance(value, float) and extra(unwrap(hint)[1], "unit") == "seconds":
+        text = values.duration_text(value)
+        if values.duration(text) == value:
+            return _string(text)
+    return repr(value)
+
+
+def _string(text: str) -> str:
+    return f'"{_must_escape_re.sub(_escape, text)}"'
+
+
+def _escape(found: re.Match[str]) -> str:
+    sign = found[0]
+    return _short.get(sign) or f"\\u{ord(sign):04X}"
