@@ -1,0 +1,262 @@
+"""The command line: which commands there are, what they take, and how they end.
+
+Exit status: 0 done, 1 failed at run time, 2 wrong usage, 3 bad configuration, 4 cannot bind,
+5 no daemon is running. The daemon's own process passes through here, so what the client
+commands need is imported only once one of them is called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
+
+from . import __version__
+from .errors import BindError, ConfigError, Fault
+from .options import (
+    BAD_CONFIG,
+    CANNOT_BIND,
+    OK,
+    USAGE,
+    Args,
+    Command,
+    Option,
+    UsageError,
+    number,
+    page,
+    parse,
+)
+
+if TYPE_CHECKING:
+    from .config.schema import Settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the command line without the program's name, `sys.argv` if None
+
+    Returns:
+        the exit status
+    """
+    try:
+        status = _dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        print(f"bifrost-lite: {error}", file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:
+        # The reader left (`| head`). What is still buffered must not complain at exit.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+        return OK
+
+
+def _dispatch(argv: list[str]) -> int:
+    first, *words = argv or ["help"]
+    if first in ("help", "-h", "--help"):
+        if not words:
+            return _say(_overview())
+        first, words = words[0], ["--help"]
+    elif first in ("-V", "--version"):
+        first = "version"
+    command = next((known for known in COMMANDS if known.name == first), None)
+    if command is None:
+        raise UsageError(f"there is no command {ascii(first)}; see bifrost-lite --help")
+    args = parse(command, words)
+    return _say(page(command)) if args is None else command.run(args)
+
+
+def _say(text: str) -> int:
+    print(text)
+    return OK
+
+
+def _overview() -> str:
+    lines = ["usage: bifrost-lite COMMAND [OPTION...]", ""]
+    lines += [f"  {' '.join((c.name, *c.words)):<13}{c.help}" for c in COMMANDS]
+    lines += [
+        "",
+        "bifrost-lite COMMAND --help tells more.",
+        "Exit status: 0 done, 1 failed, 2 wrong usage, 3 bad configuration,",
+        "4 cannot bind, 5 not running.",
+    ]
+    return "\n".join(lines)
+
+
+# The commands of the daemon's own side.
+
+
+def _run(args: Args) -> int:
+    from .load import load
+
+    options = args.options
+    path = options.get("config")
+    if "uci" in options:
+        raise UsageError("--uci is not built in this version; use -c FILE")
+    quick = "address" in options or "port" in options
+    if quick and path is not None:
+        raise UsageError("-c excludes -i and -p: the file names the listeners")
+    if "verbose" in options and "quiet" in options:
+        raise UsageError("-v and -q exclude each other")
+    port = number(args, "port", 0, 65535)
+    try:
+        settings = _quick(options.get("address", "127.0.0.1"), port) if quick else load(path)
+        if "verbose" in options or "quiet" in options:
+            from msgspec.structs import replace
+
+            level = "debug" if "verbose" in options else "warn"
+            settings = replace(settings, log=replace(settings.log, level=level))
+        # Behind the settings: a refused configuration costs no further start.
+        from .daemon import run
+
+        return run(settings, path)
+    except ConfigError as error:
+        _print_faults(path or "command line", error.faults, sys.stderr)
+        return BAD_CONFIG
+    except BindError as error:
+        print(f"bifrost-lite: {error}", file=sys.stderr)
+        return CANNOT_BIND
+
+
+def _quick(address: str, port: int | None) -> Settings:
+    """Settings without a file: one listener for everything, or the two usual ones."""
+    from .config.convert import convert
+
+    listen = [{"name": "quick", "address": address, "port": port}]
+    if port is None:
+        listen = [
+            {"name": "http", "address": address, "port": 7080},
+            {"name": "socks", "address": address, "port": 7180},
+        ]
+    return convert({"listen": listen})
+
+
+def _check(args: Args) -> int:
+    from .load import load, memory_budget
+    from .show import json_text, printable, size, table
+
+    path = args.words[0]
+    try:
+        settings = load(path)
+    except ConfigError as error:
+        if "json" in args.options:
+            faults = [fault._asdict() for fault in error.faults]
+            print(json_text({"valid": False, "errors": faults}))
+        else:
+            _print_faults(path, error.faults, sys.stdout)
+        return BAD_CONFIG
+    budget = memory_budget(settings)
+    if "json" in args.options:
+        print(json_text({"valid": True, "memory": dict(budget)}))
+    else:
+        rows = [*budget, ("together", sum(most for _, most in budget))]
+        print(f"{printable(path)}: OK\n\nMemory with everything full, at most:")
+        print(table((), [(what, size(most)) for what, most in rows], right={1}))
+    return OK
+
+
+def _print_faults(path: str, faults: list[Fault], stream: TextIO) -> None:
+    """One fault a line, as compilers print theirs: ``FILE:LINE: section.field: message``."""
+    from .show import printable
+
+    for fault in faults:
+        line = f":{fault.line}" if fault.line else ""
+        print(printable(f"{path}{line}: {fault._replace(line=0)}"), file=stream)
+
+
+def _version(args: Args) -> int:
+    as_json = "json" in args.options
+    return _say(f'{{"version":"{__version__}"}}' if as_json else f"bifrost-lite {__version__}")
+
+
+def _client(name: str) -> Callable[[Args], int]:
+    """A command that talks to a running daemon; its code is loaded when it is called."""
+
+    def run(args: Args) -> int:
+        from . import commands
+
+        return commands.run(name, args)
+
+    return run
+
+
+_JSON = Option("json", "print JSON")
+_REACH = (
+    _JSON,
+    Option("url", "where the daemon answers, http://HOST:PORT", "URL"),
+    Option("token", "its token; BIFROST_TOKEN hides it from ps", "TOKEN"),
+)
+_FINDING = """\
+The daemon is found by --url and --token, by BIFROST_URL and BIFROST_TOKEN, by
+/etc/bifrost/bifrost.toml or /var/etc/bifrost.toml, or at
+http://127.0.0.1:7082."""
+_DEFAULTS = """\
+The built-in defaults: HTTP proxy on 127.0.0.1:7080, SOCKS proxy on
+127.0.0.1:7180 (either takes both), control on 127.0.0.1:7082 and 7383, and
+everything goes out directly."""
+_UNTIL = "Runs until Ctrl-C (exit status 0); if the daemon goes away it ends with 1.\n"
+
+COMMANDS = (
+    Command(
+        "run",
+        "run the proxy in the foreground",
+        _run,
+        options=(
+            Option("config", "the configuration; without one the built-in defaults", "FILE", "c"),
+            Option("uci", "an OpenWrt configuration (not built in this version)", "FILE"),
+            Option("address", "quick start: listen on this address", "ADDR", "i"),
+            Option("port", "quick start: one listener for HTTP and SOCKS", "PORT", "p"),
+            Option("verbose", "log debug entries too", short="v"),
+            Option("quiet", "log warnings and errors only", short="q"),
+        ),
+        note=_DEFAULTS,
+    ),
+    Command(
+        "check",
+        "check a configuration: all its faults, or the memory it may take",
+        _check,
+        ("FILE",),
+        (_JSON,),
+        "Each fault is a line FILE:LINE: section.field: message; exit status 3.",
+    ),
+    Command("status", "how the daemon is", _client("status"), (), _REACH, _FINDING),
+    Command(
+        "connections", "what is open now", _client("connections"), (), _REACH, _FINDING
+    ),
+    Command(
+        "close", "end one connection", _client("close"), ("ID",), _REACH, _FINDING
+    ),
+    Command(
+        "events",
+        "watch connections come and go",
+        _client("events"),
+        (),
+        (
+            Option("types", "only these, such as connection.new,connection.close", "LIST"),
+            Option("client", "only those of this client", "IP"),
+            Option("since", "begin after event number SEQ", "SEQ"),
+            Option("boot", "of the process with this id (stats.update tells it)", "ID"),
+            *_REACH,
+        ),
+        _UNTIL + _FINDING,
+    ),
+    Command(
+        "logs",
+        "watch the log",
+        _client("logs"),
+        (),
+        (
+            Option("level", "the least grave: debug, info, warn or error", "LEVEL"),
+            Option("tail", "begin with the last N entries", "N"),
+            Option("no-follow", "print what is remembered and end", short="n"),
+            *_REACH,
+        ),
+        _UNTIL + _FINDING,
+    ),
+    Command("version", "print the version", _version, (), (_JSON,)),
+)

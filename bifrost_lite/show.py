@@ -1,0 +1,171 @@
+"""Text for a terminal: tables, sizes, events, log entries.
+
+Host names, client addresses and messages are other people's words. A terminal obeys control
+characters and turns text around at bidirectional marks, so nothing leaves here unescaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import msgspec
+
+_plain = re.compile(r"[ -~]*").fullmatch
+Object = dict[str, object]
+
+
+def printable(text: str) -> str:
+    """`text` with everything escaped that does not simply show: controls, marks, surrogates."""
+    if _plain(text):
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def json_text(value: object) -> str:
+    """One line of JSON, as harmless as `printable`, and still JSON."""
+    text = msgspec.json.encode(value).decode()
+    if _plain(text):
+        return text
+    # What does not show stands within strings only, and there \\u is the escape (RFC 8259).
+    return "".join(char if char.isprintable() else _json_escape(char) for char in text)
+
+
+def _json_escape(char: str) -> str:
+    units = char.encode("utf-16-be")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
+def size(count: float) -> str:
+    """Bytes for people: ``517 B``, ``4.2 KiB``."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    unit = "KiB"
+    count /= 1024
+    for larger in ("MiB", "GiB", "TiB", "PiB"):
+        if count < 1023.95:
+            break
+        count /= 1024
+        unit = larger
+    return f"{count:.1f} {unit}"
+
+
+def span(seconds: float) -> str:
+    """A length of time for people: ``0.3 s``, ``42 s``, ``5 m 02 s``, ``2 d 01 h``."""
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f} s"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60:02} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} m"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()
+) -> str:
+    """Aligned columns, two spaces apart; those in `right` are flush right."""
+    lines = [tuple(head)] if head else []
+    lines += [tuple(printable(cell) for cell in row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if at in right else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def value(data: object, key: str = "") -> str:
+    """Any value of an answer; `key` tells what kind of number it is."""
+    if isinstance(data, bool):
+        return "yes" if data else "no"
+    if data is None or data == "":
+        return "-"
+    if isinstance(data, int | float):
+        if key.startswith("bytes_") or key == "memory_rss":
+            return size(data)
+        if key in ("uptime", "age"):
+            return span(data)
+        return str(data)
+    if isinstance(data, list):
+        return ", ".join(value(item) for item in data) or "-"
+    if isinstance(data, Mapping):
+        return " ".join(f"{printable(str(name))}={value(data[name])}" for name in data)
+    return printable(str(data))
+
+
+def pairs(data: Mapping[str, object]) -> str:
+    """An object of an answer, a key a line; the objects in it are indented or numbered."""
+    rows: list[tuple[str, str]] = []
+
+    def add(prefix: str, data: Mapping[str, object]) -> None:
+        for key, item in data.items():
+            if isinstance(item, Mapping):
+                add(f"{prefix}{key}.", item)
+            elif isinstance(item, list) and any(isinstance(part, Mapping) for part in item):
+                rows.extend((f"{prefix}{key}", value(part)) for part in item)
+            else:
+                rows.append((prefix + key, value(item, key)))
+
+    add("", data)
+    return table((), rows)
+
+
+def event(message: Object) -> str:
+    """An event as one line."""
+    kind = str(message.get("type", ""))
+    data = message.get("data")
+    told = _tell(kind, data) if isinstance(data, dict) else value(data)
+    return f"{value(message.get('timestamp'))}  {printable(kind):<17}  {told}"
+
+
+def _tell(kind: str, data: Object) -> str:
+    def get(key: str) -> str:
+        return value(data.get(key), key)
+
+    if kind.startswith("connection."):
+        who = f"#{get('id')} {get('protocol')} {get('host')} via {get('backend')}"
+        who += f" for {get('client_ip')}"
+        if kind == "connection.failed":
+            return f"{who}: {get('reason')}"
+        if kind == "connection.close":
+            lived = data.get("duration_ms")
+            took = span(lived / 1000) if isinstance(lived, int) else "-"
+            return (
+                f"{who}: {get('reason')} after {took}, "
+                f"sent {get('bytes_sent')}, received {get('bytes_received')}"
+            )
+        return f"{who} (route {get('route')})"
+    if kind == "stats.update":
+        return (
+            f"{get('active_connections')} open of {get('total_connections')}, "
+            f"sent {get('bytes_sent')}, received {get('bytes_received')}"
+        )
+    if kind == "backend.health":
+        return f"{get('name')} is {get('state')}: {get('reason')}"
+    if kind in ("config.reload", "config.saved"):
+        restart = " (needs a restart)" if data.get("requires_restart") is True else ""
+        return get("changed_sections") + restart
+    if kind == "events.lost":
+        lost = "nobody knows how many" if data.get("lost") is None else get("lost")
+        return f"events were lost: {lost}"
+    return value(data)
+
+
+def entry(message: Object) -> str:
+    """A log entry as one line; fields without a value are left out."""
+    fields = message.get("fields")
+    told = [f"{value(message.get('timestamp'))}  {value(message.get('level')):<5}"]
+    told.append(value(message.get("message")))
+    if isinstance(fields, dict):
+        shown = {key: item for key, item in fields.items() if item not in (None, "")}
+        if shown:
+            told.append(value(shown))
+    return "  ".join(told)
