@@ -1,6 +1,6 @@
 # The commands of this project; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run test check fuzz clean packages
+.PHONY: help run test check bench fuzz clean packages
 .NOTPARALLEL:
 
 # The first Python that is new enough; `make PYTHON=python3.13 ...` names another.
@@ -31,7 +31,7 @@ run: $(RUN_STAMP)  ## install into .venv and start the proxy; Ctrl-C stops it
 # In a terminal the proxy gets its own job, so that Ctrl-C ends the proxy and not make.
 	@test ! -t 0 || set -m; trap : INT; $(BIN)/bifrost-lite run
 
-test: packages $(TEST_STAMP) $(if $(wildcard tests/package.json),tests/node_modules/.package-lock.json)  ## install what the tests need (Debian packages when root) and run them all
+test: packages $(TEST_STAMP) $(if $(wildcard tests/package.json),tests/node_modules/.package-lock.json)  ## install what the tests need (Debian packages when root) and run them all (ARGS: for pytest)
 	$(BIN)/pytest $(ARGS)
 
 check: $(TEST_STAMP)  ## lint, types, oldest Python, shell scripts
@@ -41,6 +41,9 @@ check: $(TEST_STAMP)  ## lint, types, oldest Python, shell scripts
 	@if command -v shellcheck >/dev/null || test "$$CI" = true; \
 	then echo shellcheck $(SCRIPTS); shellcheck $(SCRIPTS); \
 	else echo 'shellcheck is not installed: shell scripts are not checked'; fi
+
+bench: packages $(RUN_STAMP)  ## compare with other proxies on this machine (ARGS=--quick: in minutes)
+	$(BIN)/python -m bench $(ARGS)
 
 fuzz: $(TEST_STAMP)  ## the generated tests with 100 times the examples
 	$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(ARGS)

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from time import time
 
 from msgspec.structs import fields
 
@@ -31,6 +32,7 @@ from .listener import Listener
 from .load import load
 from .netlink import OwnAddresses
 from .plane import Plane, Policy
+from .records import Finished
 from .relay import PIPES
 from .resolve import Resolver
 from .ring import Ring
@@ -59,12 +61,12 @@ class Daemon:
         self.loop = loop
         self.settings = settings
         self.path = path
-        self.started = loop.time()
+        self.started = rfc3339(time())
         dispatcher = loop.dispatcher
         self.hub = Hub(loop, settings.control)
         self.logs = Logs(loop, settings.log.ring, settings.control.max_subscribers)
         self.log_handler = log.start(self.logs, settings.log.level, loop.call_soon_threadsafe)
-        self.requests = Ring(settings.log.requests)
+        self.requests: Ring[Finished] = Ring(settings.log.requests)
         self.own = OwnAddresses(dispatcher)
         self.resolver = self._resolver(settings)
         self.plane = Plane(
@@ -75,7 +77,9 @@ class Daemon:
             settings.limits.handshake_timeout,
             settings.limits.idle_timeout,
         )
-        self.control = Control(loop, settings, self.plane, self.hub, self.logs, self.requests, self.own)
+        self.control = Control(
+            loop, settings, self.plane, self.hub, self.logs, self.requests, self.own
+        )
         self.hub.stats = self.plane.stats
         self.hub.health = self._health
         self._stopping = False
@@ -138,9 +142,8 @@ class Daemon:
 
     def _health(self) -> list[BackendHealth]:
         """Nobody asked for checks of what this version can do: all is up since the start."""
-        since = rfc3339(self.hub.started)
         return [
-            BackendHealth(backend.name, True, "up", "not checked", since)
+            BackendHealth(backend.name, True, "up", "not checked", self.started)
             for backend in self.plane.policy.backends.values()
         ]
 
@@ -165,8 +168,17 @@ class Daemon:
             logger.warning("running as root: give the daemon a user of its own")
         logger.info("ready: bifrost-lite %s, pid %d", __version__, os.getpid())
 
-    async def run(self) -> None:
-        """Serve until a signal says stop."""
+    async def serve(self) -> None:
+        """Listen and serve until a signal says stop.
+
+        Raises:
+            BindError: an address cannot be had
+        """
+        try:
+            self.start()
+        except BindError:
+            await self._stop()
+            raise
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._on_stop, number)
         self.loop.add_signal_handler(signal.SIGHUP, self.reload)
@@ -336,13 +348,7 @@ def run(settings: schema.Settings, path: str | None) -> int:
     loop = Loop(make_dispatcher())
     asyncio.set_event_loop(loop)
     try:
-        daemon = Daemon(loop, settings, path)
-        try:
-            daemon.start()
-            loop.run_until_complete(daemon.run())
-        except BindError:
-            loop.run_until_complete(daemon._stop())
-            raise
+        loop.run_until_complete(Daemon(loop, settings, path).serve())
     finally:
         loop.close()
     return 0

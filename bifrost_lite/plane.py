@@ -139,8 +139,8 @@ class Plane:
         self.failures: dict[str, int] = {}
         self.drained: Callable[[], None] = lambda: None
         self.handshake = Deadlines(dispatcher, handshake_timeout, Session.on_late_request)
-        self.keepalive = Deadlines(dispatcher, KEEPALIVE, Session.on_silence)
-        self.linger = Deadlines(dispatcher, LINGER, Session.on_lingered)
+        self.keepalive = Deadlines(dispatcher, KEEPALIVE, Session.on_time_up)
+        self.linger = Deadlines(dispatcher, LINGER, Session.on_time_up)
         # Looked at four times in the period, so nothing is noted when bytes move.
         self.idle = Deadlines(dispatcher, idle_timeout / 4, Session.on_idle_check)
         self._ids = 0

@@ -26,27 +26,27 @@ from .errors import ProtocolError, Reason
 from .forward import Forward
 from .plane import Plane
 from .relay import Half
-from .target import Target, parse_authority
-from .wire import http1, socks
+from .target import Target
+from .wire.http1 import HEAD_LIMIT
+from .wire.intake import Intake
 
 LINGER_READS = 64  # reads of a refused client's bytes before it is cut off
 
 _RESET = pack("ii", 1, 0)  # linger on, 0 s: close sends RST
 
 
-class Session:
+class Session(Intake):
     """One connection of a client.
 
     Args:
         plane: what all sessions share
-        pinned: auto, http or socks: what the listener takes
+        pinned: what the listener takes, see `Intake`
         sock, fd: the client's socket, non-blocking
         client, client_ip, client_port: its address as 4 or 16 bytes and as text, its port
         refusal: why the client is only told no, or None
 
     Attributes:
         id: of the connection, 0 before the path to the target stands
-        protocol: HTTP, CONNECT, SOCKS5 or SOCKS4; "" before the first byte
         host: target with port, "" before it is known
         backend, route: names, "" before they are chosen
         started: Unix time at which the path stood
@@ -56,10 +56,9 @@ class Session:
     """
 
     __slots__ = (
-        "backend", "began", "buffer", "client", "client_ip", "client_port", "dial", "dialling", "down",
-        "extra_received", "extra_sent", "fd", "forward", "greeted", "host", "id", "moved", "noticed", "open",
-        "pinned", "plane", "policy", "protocol", "refusal", "route", "sock", "started",
-        "timer", "up",
+        "backend", "began", "client", "client_ip", "client_port", "dial", "dialling", "down",
+        "extra_received", "extra_sent", "fd", "forward", "host", "id", "moved", "noticed", "open",
+        "plane", "policy", "refusal", "route", "sock", "started", "timer", "up",
     )  # fmt: skip
 
     def __init__(
@@ -73,20 +72,19 @@ class Session:
         client_port: int,
         refusal: Reason | None,
     ) -> None:
+        Intake.__init__(self, pinned)
         self.plane = plane
         self.policy = plane.policy
-        self.pinned = pinned
         self.sock = sock
         self.fd = fd
         self.client = client
         self.client_ip = client_ip
         self.client_port = client_port
         self.refusal = refusal
-        self.buffer = b""
-        self.greeted = self.dialling = False
+        self.dialling = False
         self.open = True
         self.id = 0
-        self.protocol = self.host = self.backend = self.route = ""
+        self.host = self.backend = self.route = ""
         self.started = 0.0
         self.began = plane.dispatcher.now
         self.noticed = 0
@@ -145,7 +143,7 @@ class Session:
         """Bytes of a request arrive, all at once or one at a time."""
         while True:
             try:
-                data = self.sock.recv(http1.HEAD_LIMIT)
+                data = self.sock.recv(HEAD_LIMIT)
             except BlockingIOError:
                 return
             except OSError:
@@ -156,7 +154,7 @@ class Session:
             if self.timer is self.plane.keepalive:
                 self.expect_request()
             # What is left in the kernel makes no further event: the next state must look.
-            self.noticed = mask & END or (IN if len(data) == http1.HEAD_LIMIT else 0)
+            self.noticed = mask & END or (IN if len(data) == HEAD_LIMIT else 0)
             if self.feed(data) or not mask & END:
                 return
 
@@ -164,16 +162,24 @@ class Session:
         """Take bytes of a request; True when that ended the state `reading`."""
         self.buffer = self.buffer + data if self.buffer else data
         try:
-            if not self.protocol:
-                self._sniff()
-            if self.protocol == "SOCKS5":
-                return self._read_socks5()
-            if self.protocol == "SOCKS4":
-                return self._read_socks4()
-            return self._read_http()
+            asked = self.read()
+            while isinstance(asked, bytes):
+                if not self.answer(asked):
+                    return True
+                asked = self.read()
+            if asked is None:
+                return False
+            if isinstance(asked, Target):
+                self.leave_http()
+                self.reach(asked)
+            else:
+                if self.forward is None:
+                    self.forward = Forward(self)
+                self.forward.begin(asked)
+            return True
         except ProtocolError as error:
-            if self.up is not None:  # kept for this request, which never names a target
-                self.disconnect(Reason.CLOSED)
+            if self.up is not None:  # kept for this request, which names no target
+                self._close_kept()
                 self.forget()
             self.refuse(error.reason, error.args[0])
             return True
@@ -181,67 +187,6 @@ class Session:
     def forget(self) -> None:
         """The next request names its own target."""
         self.host = self.backend = self.route = ""
-
-    def _sniff(self) -> None:
-        """The first byte tells the protocol."""
-        first = self.buffer[0]
-        if first in (4, 5):
-            protocol, kind = ("SOCKS5" if first == 5 else "SOCKS4"), "socks"
-        elif self.buffer[:1].isalpha() or first in b"\r\n":
-            protocol, kind = "HTTP", "http"
-        else:
-            raise ProtocolError(Reason.BAD_REQUEST, "this is neither HTTP nor SOCKS")
-        if self.pinned not in ("auto", kind):
-            raise ProtocolError(
-                Reason.BAD_REQUEST, f"this listener speaks {self.pinned.upper()} only"
-            )
-        self.protocol = protocol
-
-    def _read_socks5(self) -> bool:
-        if not self.greeted:
-            greeting = socks.read_greeting(self.buffer)
-            if greeting is None:
-                return False
-            methods, end = greeting
-            if socks.NO_AUTHENTICATION not in methods:
-                raise ProtocolError(Reason.NO_METHOD, "no SOCKS method offered is taken here")
-            self.greeted = True
-            self.buffer = self.buffer[end:]
-            if not self.answer(b"\x05\x00"):
-                return True
-        request = socks.read_request(self.buffer)
-        if request is None:
-            return False
-        self.buffer = self.buffer[request[2] :]
-        self.reach(request[1])
-        return True
-
-    def _read_socks4(self) -> bool:
-        request = socks.read_request4(self.buffer)
-        if request is None:
-            return False
-        self.buffer = self.buffer[request[1] :]
-        self.reach(request[0])
-        return True
-
-    def _read_http(self) -> bool:
-        end = http1.find_head_end(self.buffer)
-        if end < 0:
-            return False
-        head, self.buffer = self.buffer[:end], self.buffer[end:]
-        request = http1.parse_request(head)
-        if request.method == b"CONNECT":
-            if request.chunked or request.content_length:
-                raise ProtocolError(Reason.BAD_REQUEST, "CONNECT has no body")
-            self.drop_forward()
-            self.protocol = "CONNECT"
-            self.reach(parse_authority(request.target, None))
-            return True
-        self.protocol = "HTTP"
-        if self.forward is None:
-            self.forward = Forward(self)
-        self.forward.begin(request)
-        return True
 
     # Dialling.
 
@@ -301,11 +246,7 @@ class Session:
         if self.forward is not None and self.protocol == "HTTP":
             self.forward.connected(mask)
             return
-        if self.protocol == "CONNECT":
-            granted = b"HTTP/1.1 200 Connection established\r\n\r\n"
-        else:
-            granted = socks.reply(None) if self.protocol == "SOCKS5" else socks.GRANTED4
-        if self.answer(granted):
+        if self.answer(self.grant()):
             self.tunnel(self.noticed, mask)
 
     def tunnel(self, client_mask: int, target_mask: int) -> None:
@@ -357,19 +298,12 @@ class Session:
 
     def refuse(self, reason: Reason, detail: str) -> None:
         """Tell the client why not, in its own protocol, and let it read that."""
-        plane = self.plane
         if not self.open:
             return
         if self.refusal is not None and reason is not self.refusal:
             reason, detail = self.refusal, self.refusal.text
         self._note_failure(reason)
-        if self.protocol == "SOCKS5":
-            reply = socks.reply(reason) if self.greeted else b"\x05\xff"
-        elif self.protocol == "SOCKS4":
-            reply = socks.REJECTED4
-        else:
-            reply = error_page(reason, detail)
-        self.linger(reply)
+        self.linger(self.rejection(reason, detail))
 
     def _note_failure(self, reason: Reason) -> None:
         """The request that is being read or dialled for came to nothing."""
@@ -386,7 +320,7 @@ class Session:
         """Send the last bytes and wait until the client has them: a close with bytes unread
         would send RST, which takes them away from it."""
         plane = self.plane
-        self.drop_forward()
+        self.leave_http()
         self.buffer = b""
         self.noticed = LINGER_READS
         self.wait(plane.linger)
@@ -422,12 +356,8 @@ class Session:
         else:
             self.close(Reason.HANDSHAKE_TIMEOUT)
 
-    def on_silence(self) -> None:
-        """No further request came."""
-        self.close(Reason.CLOSED)
-
-    def on_lingered(self) -> None:
-        """The client had its time."""
+    def on_time_up(self) -> None:
+        """No further request came, or a refused client had its time to read."""
         self.close(Reason.CLOSED)
 
     def on_idle_check(self) -> None:
@@ -446,11 +376,18 @@ class Session:
 
     # The end.
 
-    def drop_forward(self) -> None:
+    def leave_http(self) -> None:
         """There will be no further HTTP request."""
         if self.forward is not None:
-            self.forward.drop(Reason.CLOSED)
+            self._close_kept()
             self.forward = None
+
+    def _close_kept(self) -> None:
+        """Close what is open from the last HTTP request, under the name it was opened by,
+        whatever the client asks now."""
+        asked, self.protocol = self.protocol, "HTTP"
+        self.disconnect(Reason.CLOSED)
+        self.protocol = asked
 
     def disconnect(self, reason: Reason) -> None:
         """Close the path to the target, of which `connection.new` told."""
@@ -520,37 +457,3 @@ def _reset(sock: Socket) -> None:
         sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
     except OSError:  # gone already
         return
-
-
-def error_page(reason: Reason, detail: str) -> bytes:
-    """A short plain page for a person, and the reason's word for a program."""
-    body = f"{reason.status} {reason.word}\n{detail}\n".encode()
-    retry = b"Retry-After: 5\r\n" if reason.status == 503 else b""
-    return (
-        b"HTTP/1.1 %d %b\r\nContent-Type: text/plain; charset=utf-8\r\n"
-        b"Content-Length: %d\r\nConnection: close\r\nCache-Control: no-store\r\n"
-        b"X-Bifrost-Reason: %b\r\n%b\r\n%b"
-    ) % (
-        reason.status,
-        _PHRASES.get(reason.status, b"Error"),
-        len(body),
-        reason.word.encode(),
-        retry,
-        body,
-    )
-
-
-_PHRASES = {
-    400: b"Bad Request",
-    403: b"Forbidden",
-    408: b"Request Timeout",
-    414: b"URI Too Long",
-    417: b"Expectation Failed",
-    431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
-    501: b"Not Implemented",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-    505: b"HTTP Version Not Supported",
-}

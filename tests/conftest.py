@@ -48,7 +48,7 @@ def _watch_loops() -> None:
             _note(self)
         close(self)
 
-    base_events.BaseEventLoop.__init__ = __init__  # type: ignore[method-assign]
+    base_events.BaseEventLoop.__init__ = __init__  # type: ignore[assignment, method-assign]
     base_events.BaseEventLoop.close = close_noted  # type: ignore[method-assign]
     runners._cancel_all_tasks = _cancel_all_tasks  # type: ignore[attr-defined]
 

@@ -261,7 +261,7 @@ def _value(value: object, hint: object = None) -> str:
         return f"[{', '.join(_value(entry) for entry in value)}]"
     if isinstance(value, float) and extra(unwrap(hint)[1], "unit") == "seconds":
         text = values.duration_text(value)
-        if values.duration(text) == value:
+        if not value * 1000 % 1 and values.duration(text) == value:
             return _string(text)
     return repr(value)
 

@@ -25,11 +25,13 @@ TARGET_LIMIT = 8 * 1024
 RESPONSE_HEAD_LIMIT = 64 * 1024
 RESPONSE_FIELD_LIMIT = 400
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TCHAR = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_TOKEN = _TCHAR + rb"+"
 # Field values: visible bytes, spaces and tabs; RFC 9110 section 5.5. Leading blanks are part
 # of this expression, lest two of them try to share a long run of blanks in every way.
 _VALUE = rb"[^\x00-\x08\x0a-\x1f\x7f]*"
-_REQUEST_LINE = rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])\r\n"
+# The longest registered method has 17 bytes; whatever passes here is kept in records.
+_REQUEST_LINE = rb"(" + _TCHAR + rb"{1,32}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])\r\n"
 _STATUS_LINE = rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _VALUE + rb"))?\r\n"
 _FIELDS = rb"((?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*)\r\n"
 _request = re.compile(_REQUEST_LINE + _FIELDS).fullmatch
@@ -41,6 +43,9 @@ _LENGTH_DIGITS = 18  # of a Content-Length: far over any body, under 2**63
 _answer_end = re.compile(rb"\n\r?\n").search
 _folded = re.compile(rb"\n[ \t]+").sub
 _padded = re.compile(rb"(?m)^(" + _TOKEN + rb")[ \t]+:").sub
+
+# Connection options that name no field, or one that is not passed on anyway.
+_OPTIONS = frozenset((b"", b"close", b"keep-alive", b"upgrade", b"te", b"proxy-connection"))
 
 # Fields about one connection only (RFC 9110 section 7.6.1), two of HTTP/1.0's children, and
 # the three that are written anew: Host and what tells the length.
@@ -96,11 +101,16 @@ class Head:
         self.options = options
         self.keep_alive = b"close" not in options and (self.minor > 0 or b"keep-alive" in options)
         for option in options:
-            # What Connection names goes no further either. Each drop costs a search.
-            if option not in (b"close", b"keep-alive", b"upgrade") and _is_token(option):
-                self.kept = re.sub(
-                    rb"(?im)^" + re.escape(option) + rb":[^\r\n]*\r\n", b"", self.kept
-                )
+            if option not in _OPTIONS:
+                self._drop_named(frozenset(options))
+                break
+
+    def _drop_named(self, names: frozenset[bytes]) -> None:
+        """What Connection names goes no further; it may name thousands, so all in one pass."""
+        lines = self.kept.splitlines(keepends=True)
+        self.kept = b"".join(
+            line for line in lines if line.partition(b":")[0].lower() not in names
+        )
 
 
 class Request(Head):
@@ -158,7 +168,7 @@ def find_head_end(buffer: bytes) -> int:
 
 
 def _too_large(buffer: bytes) -> ProtocolError:
-    line_end = buffer.find(b"\r\n")
+    line_end = buffer.find(b"\r\n", 2)  # not the empty line that may stand before the request
     if line_end < 0 or line_end > TARGET_LIMIT + 64:
         return bad("the request target is over 8 KiB", Reason.TARGET_TOO_LONG)
     return bad("the request head is over 16 KiB", Reason.HEAD_TOO_LARGE)
@@ -206,7 +216,7 @@ def parse_request(head: bytes) -> Request:
             encoding = value.lower()
         elif name == b"connection":
             options += [option.strip(b" \t") for option in value.lower().split(b",")]
-        elif name == b"upgrade":
+        elif name == b"upgrade" and request.minor:  # RFC 9110 section 7.8: not in HTTP/1.0
             request.upgrade = value
     if hosts != 1 and (hosts or request.minor):
         raise bad("there must be exactly one Host field")
@@ -243,17 +253,28 @@ def _bad_head(head: bytes, start: int) -> ProtocolError:
     return bad("a field has a control character")
 
 
-def find_response_end(buffer: bytes) -> int:
+def find_response_end(buffer: bytes, seen: int = 0) -> int:
     """Where the body of an answer starts, or -1 while its head is incomplete.
+
+    Args:
+        buffer: all that arrived of the answer
+        seen: bytes of it in which an earlier call found no end; to search them again for each
+            byte of a head that trickles in would take seconds
 
     Raises:
         ProtocolError: the head is over 64 KiB
     """
-    end = buffer.find(b"\r\n\r\n")
-    if end >= 0 and buffer.find(b"\n\n", 0, end) < 0 and buffer.find(b"\n\r\n", 0, end) < 0:
+    start = seen - 3 if seen > 3 else 0
+    end = buffer.find(b"\r\n\r\n", start)
+    # An end with bare LF may stand before it, and share its first CRLF.
+    if (
+        end >= 0
+        and buffer.find(b"\n\n", start, end) < 0
+        and buffer.find(b"\n\r\n", start, end + 2) < 0
+    ):
         end += 4
     else:
-        match = _answer_end(buffer)
+        match = _answer_end(buffer, start)
         end = match.end() if match else -1
     if end > RESPONSE_HEAD_LIMIT or (end < 0 and len(buffer) > RESPONSE_HEAD_LIMIT):
         raise bad("the answer's head is over 64 KiB", Reason.BAD_RESPONSE)
@@ -309,8 +330,9 @@ def parse_response(head: bytes, request_method: bytes) -> Response:
 
 def _tidy(head: bytes) -> bytes:
     """A response head as it should have been sent: CRLF, no folds, no blanks before colons."""
-    lines = _padded(rb"\1:", _folded(b" ", head.replace(b"\r\n", b"\n")))
-    return lines.replace(b"\n", b"\r\n")
+    status_line, line_end, fields = head.replace(b"\r\n", b"\n").partition(b"\n")
+    fields = _padded(rb"\1:", _folded(b" ", fields))
+    return (status_line + line_end + fields).replace(b"\n", b"\r\n")
 
 
 def _frame(
@@ -326,9 +348,15 @@ def _frame(
             response.announced = int(length)
     if request_method == b"HEAD" or response.status in (204, 304) or response.status < 200:
         response.length = 0
+        if response.status == 101 and not response.upgrade:
+            raise bad("the target switches protocols without a name", Reason.BAD_RESPONSE)
+        if response.status == 204 and (codings or response.announced):
+            response.keep_alive = False  # it may send a body all the same
     elif codings:
         if codings[-1] != b"chunked" or codings.count(b"chunked") != 1:
             raise bad("the answer's Transfer-Encoding does not end in chunked", Reason.BAD_RESPONSE)
+        if not all(map(_is_token, codings)):
+            raise bad("the answer's Transfer-Encoding is not a list of names", Reason.BAD_RESPONSE)
         response.chunked = True
         response.encoding = b", ".join(codings)
         if lengths or not response.minor:

@@ -29,7 +29,8 @@ def test_the_defaults_are_a_laptop() -> None:
     assert settings.control.listen == ("127.0.0.1:7082", "127.0.0.1:7383")
     assert settings.backends == (Direct(),)
     assert (settings.backends[0].name, settings.backends[0].type) == ("direct", "direct")
-    assert settings.routes == settings.users == ()
+    assert settings.routes == ()
+    assert settings.users == ()
     assert settings.graceful_period == 10.0
     assert settings.limits.idle_timeout == 7200.0
 

@@ -1,0 +1,301 @@
+"""The command line: what it takes, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import bifrost_lite
+from bifrost_lite import cli
+from bifrost_lite.config.schema import Settings
+from bifrost_lite.errors import BindError
+from bifrost_lite.options import Args, UsageError, number, parse
+
+PROGRAM = [sys.executable, "-m", "bifrost_lite"]
+NAMES = [command.name for command in cli.COMMANDS]
+RUN = next(command for command in cli.COMMANDS if command.name == "run")
+CLOSE = next(command for command in cli.COMMANDS if command.name == "close")
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, *words], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("word", ["version", "--version", "-V"])
+def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([word]) == 0
+    assert capsys.readouterr().out == f"bifrost-lite {bifrost_lite.__version__}\n"
+
+
+def test_version_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"version": bifrost_lite.__version__}
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in NAMES)], ids=["all", *NAMES])
+def test_help_fits_one_screen(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*words, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 24
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.startswith("usage: bifrost-lite")
+    assert cli.main(["help", *words]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_no_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name}" in text for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["fly"], "there is no command 'fly'"),
+        (["\x1b[2J"], "there is no command '\\x1b[2J'"),
+        (["help", "fly"], "there is no command 'fly'"),
+        (["status", "--fast"], "there is no option '--fast'"),
+        (["status", "-x"], "there is no option '-x'"),
+        (["status", "now"], "status takes no argument"),
+        (["status", "--url"], "--url needs a value: URL"),
+        (["status", "--json=1"], "--json takes no value"),
+        (["status", "--json", "--json"], "--json is given twice"),
+        (["close"], "close takes ID"),
+        (["close", "1", "2"], "close takes ID"),
+        (["check"], "check takes FILE"),
+        (["run", "-p", "x"], "--port takes a number from 0 to 65535, got 'x'"),
+        (["run", "-p65536"], "--port takes a number from 0 to 65535, got '65536'"),
+        (["run", "-p", "\u0663"], "--port takes a number"),
+        (["run", "-p", "-1"], "--port takes a number"),
+        (["run", "-v", "-q"], "-v and -q exclude each other"),
+        (["run", "-c", "a.toml", "-p", "1"], "-c excludes -i and -p"),
+        (["run", "--uci", "bifrost"], "--uci is not built in this version"),
+        (["events", "--since", "x"], "--since takes a number"),
+        (["logs", "--tail", "0"], "--tail takes a number from 1"),
+        (["logs", "--level", "loud"], "--level takes one of debug, info, warn, error"),
+    ],
+)
+def test_wrong_usage(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("bifrost-lite: ")
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-c", "a", "-v", "--port", "1"],
+        ["-ca", "--verbose", "--port=1"],
+        ["--config=a", "-v", "-p1"],
+        ["--port", "1", "--config", "a", "-v", "--"],
+    ],
+)
+def test_options_have_two_forms(words: list[str]) -> None:
+    assert parse(RUN, words) == Args({"config": "a", "port": "1", "verbose": ""}, [])
+
+
+def test_options_end_and_mix_with_arguments() -> None:
+    assert parse(CLOSE, ["--json", "7"]) == parse(CLOSE, ["7", "--json"])
+    assert parse(CLOSE, ["--", "--json"]) == Args({}, ["--json"])
+    assert parse(CLOSE, ["-"]) == Args({}, ["-"])
+    assert parse(CLOSE, ["--token=a=b", "7"]) == Args({"token": "a=b"}, ["7"])
+    assert parse(CLOSE, ["--token", "-h", "7"]) == Args({"token": "-h"}, ["7"])
+
+
+def test_number_is_bounded() -> None:
+    assert number(Args({}, []), "n", 0, 9) is None
+    assert number(Args({"n": "9"}, []), "n", 0, 9) == 9
+    with pytest.raises(UsageError):
+        number(Args({"n": "9" * 5000}, []), "n", 0, 9)
+
+
+# run
+
+
+class Started:
+    """What `run` handed to the daemon."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
+        self.settings = Settings()
+        self.path: str | None = "never started"
+        self._error = error
+        module = SimpleNamespace(run=self._run)
+        monkeypatch.setitem(sys.modules, "bifrost_lite.daemon", module)
+
+    def _run(self, settings: Settings, path: str | None) -> int:
+        self.settings, self.path = settings, path
+        if self._error is not None:
+            raise self._error
+        return 0
+
+    def listeners(self) -> list[tuple[str, int, str]]:
+        return [(x.address, x.port, x.protocol) for x in self.settings.listen]
+
+
+def test_run_without_options_is_the_built_in_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = Started(monkeypatch)
+    assert cli.main(["run"]) == 0
+    assert started.settings == Settings()
+    assert started.path is None
+
+
+@pytest.mark.parametrize(
+    ("words", "listeners"),
+    [
+        (["-p", "3128"], [("127.0.0.1", 3128, "auto")]),
+        (["-p", "0", "-i", "::1"], [("::1", 0, "auto")]),
+        (["-i", "192.168.1.1"], [("192.168.1.1", 7080, "auto"), ("192.168.1.1", 7180, "auto")]),
+    ],
+)
+def test_quick_start(
+    words: list[str], listeners: list[tuple[str, int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = Started(monkeypatch)
+    assert cli.main(["run", *words]) == 0
+    assert started.listeners() == listeners
+    assert started.settings.control == Settings().control
+    assert started.path is None
+
+
+@pytest.mark.parametrize(("word", "level"), [("-v", "debug"), ("-q", "warn")])
+def test_run_sets_the_level(word: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = Started(monkeypatch)
+    assert cli.main(["run", word]) == 0
+    assert started.settings.log.level == level
+    assert started.settings.listen == Settings().listen
+
+
+def test_run_with_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started = Started(monkeypatch)
+    path = tmp_path / "a.toml"
+    path.write_text("[[listen]]\nport = 1080\n", encoding="utf-8")
+    assert cli.main(["run", "-c", str(path), "-q"]) == 0
+    assert started.listeners() == [("127.0.0.1", 1080, "auto")]
+    assert started.settings.log.level == "warn"
+    assert started.path == str(path)
+
+
+def test_run_refuses_a_bad_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = Started(monkeypatch)
+    path = tmp_path / "a.toml"
+    path.write_text("[http]\nvia = 3\n", encoding="utf-8")
+    assert cli.main(["run", "-c", str(path)]) == 3
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith(f"{path}:2: http.via: ")
+    assert started.path == "never started"
+
+
+@pytest.mark.parametrize("words", [["-c", "/nonexistent/a.toml"], ["-i", "here", "-p", "1"]])
+def test_run_refuses_what_cannot_be(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = Started(monkeypatch)
+    assert cli.main(["run", *words]) == 3
+    assert capsys.readouterr().err
+    assert started.path == "never started"
+
+
+def test_run_cannot_bind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Started(monkeypatch, BindError("127.0.0.1:7080 is taken"))
+    assert cli.main(["run"]) == 4
+    assert capsys.readouterr().err == "bifrost-lite: 127.0.0.1:7080 is taken\n"
+
+
+def test_run_cannot_bind_for_real() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = run("run", "-p", str(port))
+    assert result.returncode == 4
+    assert f"bifrost-lite: quick: cannot listen on 127.0.0.1 port {port}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# check
+
+
+def test_check_lists_all_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('colour = 1\n[http]\nvia = 1\n[[listen]]\nport = 70000\n', encoding="utf-8")
+    assert cli.main(["check", str(path)]) == 3
+    out, err = capsys.readouterr()
+    assert not err
+    places = [line.removeprefix(f"{path}:").split(": ")[:2] for line in out.splitlines()]
+    assert places == [["1", "colour"], ["3", "http.via"], ["5", "listen[0].port"]]
+    assert cli.main(["check", str(path), "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["valid"] is False
+    assert [(e["section"], e["field"], e["line"]) for e in told["errors"]] == [
+        ("colour", "", 1), ("http", "via", 3), ("listen[0]", "port", 5),
+    ]  # fmt: skip
+
+
+def test_check_of_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "/nonexistent/\x1b.toml"]) == 3
+    out = capsys.readouterr().out
+    assert out.startswith("/nonexistent/\\x1b.toml: ")
+    assert len(out.splitlines()) == 1
+
+
+def test_check_shows_the_memory_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.toml"
+    path.touch()
+    assert cli.main(["check", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{path}: OK"
+    assert lines[-1].startswith("together")
+    assert lines[-1].endswith("iB")
+    assert cli.main(["check", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["valid"] is True
+    assert all(size > 0 for size in told["memory"].values())
+
+
+# The process
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        result = subprocess.run(
+            [*PROGRAM, "--help"], stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_module_is_the_program() -> None:
+    result = run("--version")
+    assert result.stdout == f"bifrost-lite {bifrost_lite.__version__}\n"
+    assert run("fly").returncode == 2
+
+
+def test_client_commands_import_no_daemon() -> None:
+    code = (
+        "import sys; from bifrost_lite.cli import main; "
+        "main(['status', '--url', 'http://127.0.0.1:1']); "
+        "print(*[m for m in sys.modules if m.startswith('bifrost_lite')])"
+    )
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60).stdout.split()
+    assert "bifrost_lite.commands" in loaded
+    assert not {"bifrost_lite.daemon", "bifrost_lite.config.schema"} & set(loaded)

@@ -1,0 +1,168 @@
+"""Text for terminals: nothing gets out that a terminal would obey."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bifrost_lite import show
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain text 1.2.3", "plain text 1.2.3"),
+        ("Büro", "Büro"),
+        ("a\x1b[31mred", "a\\x1b[31mred"),
+        ("a\r\nb\tc", "a\\r\\nb\\tc"),
+        ("\x9b2J", "\\x9b2J"),
+        ("moc.\u202eexample", "moc.\\u202eexample"),
+        ("\u2066x\u2069\u200f", "\\u2066x\\u2069\\u200f"),
+        ("\u2028", "\\u2028"),
+        ("\ud800", "\\ud800"),
+        ("\U000e0041", "\\U000e0041"),
+    ],
+)
+def test_printable(text: str, shown: str) -> None:
+    assert show.printable(text) == shown
+
+
+@given(st.text())
+def test_what_is_printed_is_printable(text: str) -> None:
+    assert show.printable(text).isprintable()
+    assert show.printable(show.printable(text)) == show.printable(text)
+
+
+@given(st.recursive(st.text() | st.integers(-(2**53), 2**53) | st.booleans() | st.none(),
+                    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
+def test_json_text_is_the_same_value_on_one_printable_line(value: object) -> None:
+    try:
+        text = show.json_text(value)
+    except UnicodeEncodeError:
+        assert "\\ud" in json.dumps(value)  # lone surrogates cannot come from JSON in UTF-8
+        return
+    assert text.isprintable()
+    assert json.loads(text) == value
+
+
+def test_json_text_escapes_by_utf16_units() -> None:
+    assert show.json_text({"a": "\u202e\U000e0041é"}) == '{"a":"\\u202e\\udb40\\udc41é"}'
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"),
+        (1024**2 - 1, "1.0 MiB"), (1024**2, "1.0 MiB"), (209715200, "200.0 MiB"),
+        (5 * 1024**3, "5.0 GiB"), (1024**4, "1.0 TiB"), (2**60, "1024.0 PiB"),
+    ],
+)  # fmt: skip
+def test_size(count: int, text: str) -> None:
+    assert show.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0.0 s"), (0.34, "0.3 s"), (9.94, "9.9 s"), (42.9, "42 s"), (60, "1 m 00 s"),
+        (302, "5 m 02 s"), (11220, "3 h 07 m"), (86400, "1 d 00 h"), (176400, "2 d 01 h"),
+    ],
+)  # fmt: skip
+def test_span(seconds: float, text: str) -> None:
+    assert show.span(seconds) == text
+
+
+def test_table_aligns_and_escapes() -> None:
+    text = show.table(("ID", "HOST", "SENT"), [("7", "a\x1b", "1 B"), ("12", "b", "10 B")], {0, 2})
+    assert text.splitlines() == ["ID  HOST   SENT", " 7  a\\x1b   1 B", "12  b      10 B"]
+    assert show.table(("ID",), []) == "ID"
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "text"),
+    [
+        (True, "", "yes"), (None, "", "-"), ("", "", "-"), (3, "", "3"), (2048, "bytes_sent",
+        "2.0 KiB"), (90, "uptime", "1 m 30 s"), (["a", "b\x00"], "", "a, b\\x00"), ([], "", "-"),
+        ({"a\n": 1, "b": "x"}, "", "a\\n=1 b=x"),
+    ],
+)  # fmt: skip
+def test_value(data: object, key: str, text: str) -> None:
+    assert show.value(data, key) == text
+
+
+def test_pairs_flatten_objects_and_list_rows() -> None:
+    text = show.pairs(
+        {"status": "running", "clients": {"count": 1, "max": 10}, "listeners": [{"port": 1}] * 2}
+    )
+    assert [line.split() for line in text.splitlines()] == [
+        ["status", "running"],
+        ["clients.count", "1"],
+        ["clients.max", "10"],
+        ["listeners", "port=1"],
+        ["listeners", "port=1"],
+    ]
+    assert show.pairs({}) == ""
+
+
+CONNECTION = {
+    "protocol": "CONNECT", "host": "api.example.com:443", "backend": "direct",
+    "client_ip": "192.168.1.100", "id": 7, "route": "default",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "told"),
+    [
+        (
+            "connection.new",
+            CONNECTION,
+            "#7 CONNECT api.example.com:443 via direct for 192.168.1.100 (route default)",
+        ),
+        (
+            "connection.close",
+            CONNECTION
+            | {"bytes_sent": 517, "bytes_received": 4300, "duration_ms": 1200, "reason": "closed"},
+            "#7 CONNECT api.example.com:443 via direct for 192.168.1.100: "
+            "closed after 1.2 s, sent 517 B, received 4.2 KiB",
+        ),
+        (
+            "connection.failed",
+            CONNECTION | {"reason": "dns_not_found"},
+            "#7 CONNECT api.example.com:443 via direct for 192.168.1.100: dns_not_found",
+        ),
+        (
+            "stats.update",
+            {"active_connections": 2, "total_connections": 9, "bytes_sent": 1, "bytes_received": 0},
+            "2 open of 9, sent 1 B, received 0 B",
+        ),
+        (
+            "backend.health",
+            {"name": "direct", "healthy": True, "state": "up", "reason": "not checked"},
+            "direct is up: not checked",
+        ),
+        (
+            "config.reload",
+            {"changed_sections": ["routes", "log"], "requires_restart": True},
+            "routes, log (needs a restart)",
+        ),
+        ("events.lost", {"lost": 12}, "events were lost: 12"),
+        ("events.lost", {"lost": None}, "events were lost: nobody knows how many"),
+        ("peer.joined", {"name": "a\u202eb"}, "name=a\\u202eb"),
+        ("odd", ["x"], "x"),
+        ("connection.close", {}, "#- - - via - for -: - after -, sent -, received -"),
+    ],
+)
+def test_event(kind: str, data: object, told: str) -> None:
+    line = show.event({"type": kind, "timestamp": "2024-01-15T10:00:00Z", "data": data, "seq": 1})
+    assert line == f"2024-01-15T10:00:00Z  {kind:<17}  {told}"
+
+
+def test_entry() -> None:
+    message: show.Object = {"timestamp": "T", "level": "info", "message": "GET \x1b"}
+    assert show.entry(message) == "T  info   GET \\x1b"
+    message["fields"] = {"host": "a:1", "error": "", "status_code": None, "bytes_sent": 5}
+    assert show.entry(message) == "T  info   GET \\x1b  host=a:1 bytes_sent=5"
+    assert show.entry({}) == "-  -      -"
