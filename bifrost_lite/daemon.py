@@ -12,7 +12,6 @@ import logging
 import os
 import resource
 import signal
-from concurrent.futures import ThreadPoolExecutor
 from time import time
 
 from msgspec.structs import fields
@@ -238,6 +237,8 @@ class Daemon:
         if self.path is None:
             logger.warning("nothing to reload: the daemon was started without a file")
             return
+        from concurrent.futures import ThreadPoolExecutor  # only now: threads cost memory
+
         try:
             with ThreadPoolExecutor(1) as pool:
                 settings = await self.loop.run_in_executor(pool, load, self.path)

@@ -38,7 +38,7 @@ import contextlib
 import logging
 import select
 import selectors
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
 
@@ -72,6 +72,15 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
+def crashed(owner: Any) -> None:
+    """What serves `owner` raised: log our fault, and let it alone pay for that."""
+    log.exception("a callback of the data plane failed")
+    try:
+        owner.crash()
+    except Exception:
+        log.exception("giving up a failed connection failed too")
+
+
 class Deadlines:
     """Owners that all have `seconds` to get somewhere.
 
@@ -81,17 +90,27 @@ class Deadlines:
         expired: called with the owner whose time is up; it is no longer waiting then
     """
 
-    __slots__ = ("_dispatcher", "_expired", "seconds", "since")
+    __slots__ = ("_dispatcher", "_expired", "_seconds", "since")
 
     def __init__(
         self, dispatcher: Dispatcher, seconds: float, expired: Callable[[Any], None]
     ) -> None:
         self._dispatcher = dispatcher
         self._expired = expired
-        self.seconds = seconds
+        self._seconds = seconds
         self.since: dict[Any, float] = {}
         dispatcher.deadlines.append(self)
         dispatcher.waiting.append(self.since)
+
+    @property
+    def seconds(self) -> float:
+        """How long each may wait."""
+        return self._seconds
+
+    @seconds.setter
+    def seconds(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._dispatcher.next_deadline = 0.0  # some may be due already: look again
 
     def start(self, owner: object) -> None:
         """Give `owner` the full time from now on."""
@@ -99,8 +118,8 @@ class Deadlines:
         now = dispatcher.now
         self.since.pop(owner, None)  # a key that stays would keep its place in the order
         self.since[owner] = now
-        if now + self.seconds < dispatcher.next_deadline:
-            dispatcher.next_deadline = now + self.seconds
+        if now + self._seconds < dispatcher.next_deadline:
+            dispatcher.next_deadline = now + self._seconds
 
     def stop(self, owner: object) -> None:
         """`owner` got there, or gave up."""
@@ -111,14 +130,14 @@ class Deadlines:
         since = self.since
         while since:
             owner = next(iter(since))
-            due = since[owner] + self.seconds
+            due = since[owner] + self._seconds
             if due > now:
                 return due
             del since[owner]
             try:
                 self._expired(owner)
             except Exception:
-                log.exception("a deadline callback failed")
+                crashed(owner)
         return NEVER
 
     def close(self) -> None:
@@ -128,7 +147,7 @@ class Deadlines:
         self._dispatcher.waiting = [d.since for d in self._dispatcher.deadlines]
 
 
-class Dispatcher(selectors.BaseSelector):
+class Dispatcher(selectors._BaseSelectorImpl):
     """The part that both selectors share: registry, batches, deadlines.
 
     Attributes:
@@ -142,13 +161,14 @@ class Dispatcher(selectors.BaseSelector):
     exact = True  # the mask tells errors of a connecting socket
 
     def __init__(self) -> None:
+        super().__init__()
         self.handlers: dict[int, Handler] = {}
         self.now = monotonic()
         self.wake = False
         self.next_deadline = NEVER
         self.deadlines: list[Deadlines] = []
         self.waiting: list[dict[Any, float]] = []
-        self._keys: dict[int, selectors.SelectorKey] = {}
+        self._keys: dict[int, selectors.SelectorKey] = self._fd_to_key  # type: ignore[attr-defined]
         self._garbage: list[Closable] = []
         self._again: list[Callable[[], None]] = []
         self._common: dict[tuple[float, Callable[[Any], None]], Deadlines] = {}
@@ -190,32 +210,18 @@ class Dispatcher(selectors.BaseSelector):
     def register(
         self, fileobj: Any, events: int, data: Any = None
     ) -> selectors.SelectorKey:
-        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
-        if fd in self._keys:
-            raise KeyError(f"descriptor {fd} is already registered")
-        key = selectors.SelectorKey(fileobj, fd, events, data)
-        self._keys[fd] = key
-        self._watch(fd, events)
+        key = super().register(fileobj, events, data)
+        try:
+            self._watch(key.fd, events)
+        except BaseException:
+            super().unregister(fileobj)
+            raise
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        key = self._keys.pop(fileobj if isinstance(fileobj, int) else fileobj.fileno())
+        key = super().unregister(fileobj)
         self._unwatch(key.fd)
         return key
-
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
-        key = self._keys[fd]
-        if key.events != events:
-            self._rewatch(fd, events)
-        key = self._keys[fd] = key._replace(events=events, data=data)
-        return key
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self._keys
-
-    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._keys[fileobj]
 
     def select(
         self, timeout: float | None = None
@@ -239,7 +245,7 @@ class Dispatcher(selectors.BaseSelector):
                     try:
                         handler(mask)
                     except Exception:
-                        self._crashed(handler)
+                        crashed(getattr(handler, "__self__", None))
                 elif fd in keys:
                     key = keys[fd]
                     events = (mask & ~OUT and 1) | (mask & ~IN and 2)
@@ -249,7 +255,8 @@ class Dispatcher(selectors.BaseSelector):
                 self._run_again()
             if self.next_deadline <= self.now:
                 self.next_deadline = NEVER
-                nearest = min((d.expire(self.now) for d in self.deadlines), default=NEVER)
+                # A copy, since a callback may close some of them.
+                nearest = min((d.expire(self.now) for d in self.deadlines[:]), default=NEVER)
                 self.next_deadline = min(self.next_deadline, nearest)
             if ready or self.wake or end <= self.now:
                 self.wake = False
@@ -259,8 +266,8 @@ class Dispatcher(selectors.BaseSelector):
 
     def close(self) -> None:
         self._close_garbage()
-        self._keys.clear()
         self.handlers.clear()
+        super().close()
 
     # Inside.
 
@@ -289,24 +296,12 @@ class Dispatcher(selectors.BaseSelector):
             try:
                 callback()
             except Exception:
-                self._crashed(callback)
-
-    def _crashed(self, callback: Callable[..., None]) -> None:
-        """A handler raised: log our fault and let its owner alone pay for it."""
-        log.exception("a handler of the data plane failed")
-        owner = getattr(callback, "__self__", None)
-        try:
-            owner.crash()  # type: ignore[union-attr]
-        except Exception:
-            log.exception("giving up a failed connection failed too")
+                crashed(getattr(callback, "__self__", None))
 
     def _poll(self, seconds: float) -> list[tuple[int, int]]:
         raise NotImplementedError
 
     def _watch(self, fd: int, events: int) -> None:
-        raise NotImplementedError
-
-    def _rewatch(self, fd: int, events: int) -> None:
         raise NotImplementedError
 
     def _unwatch(self, fd: int) -> None:
@@ -332,8 +327,8 @@ class EpollDispatcher(Dispatcher):
         return self._epoll.fileno()
 
     def attach(self, fd: int, handler: Handler, *, edge: bool = True) -> None:
-        self.handlers[fd] = handler
         self._epoll.register(fd, _ALL if edge else IN)
+        self.handlers[fd] = handler
 
     def detach(self, fd: int) -> None:
         if self.handlers.pop(fd, None) is not None:
@@ -350,9 +345,6 @@ class EpollDispatcher(Dispatcher):
 
     def _watch(self, fd: int, events: int) -> None:
         self._epoll.register(fd, _mask(events))
-
-    def _rewatch(self, fd: int, events: int) -> None:
-        self._epoll.modify(fd, _mask(events))
 
     def _unwatch(self, fd: int) -> None:
         with contextlib.suppress(OSError):  # closed already: epoll forgot it by itself
@@ -376,32 +368,29 @@ class PollDispatcher(Dispatcher):
         self.handlers.pop(fd, None)
 
     def _poll(self, seconds: float) -> list[tuple[int, int]]:
-        asked = self._asked
-        for fd in asked.keys() - self.handlers.keys():
-            del asked[fd]
-            if fd not in self._keys:
-                self._poller.unregister(fd)
+        for fd in self._asked.keys() - self.handlers.keys():
+            self._ask(fd, 0)
         for fd, handler in self.handlers.items():
             owner: Owner = handler.__self__  # type: ignore[attr-defined]
-            wants = owner.wants(fd)
-            if asked.get(fd, -1) != wants:
-                asked[fd] = wants
-                if wants:
-                    self._poller.register(fd, wants)
-                else:  # poll reports HUP and ERR even when asked for nothing
-                    with contextlib.suppress(KeyError):
-                        self._poller.unregister(fd)
-        for fd in [fd for fd, wants in asked.items() if not wants]:
-            del asked[fd]
+            self._ask(fd, owner.wants(fd))
         events = self._poller.poll(None if seconds < 0 else seconds * 1000)
         self.now = monotonic()
         return events
 
-    def _watch(self, fd: int, events: int) -> None:
-        self._poller.register(fd, _mask(events))
+    def _ask(self, fd: int, wants: int) -> None:
+        """Poll `fd` for these events from now on."""
+        if wants == self._asked.get(fd, 0):
+            return
+        if wants:
+            self._asked[fd] = wants
+            self._poller.register(fd, wants)
+        else:  # poll reports HUP and ERR even when asked for nothing
+            del self._asked[fd]
+            self._poller.unregister(fd)
 
-    def _rewatch(self, fd: int, events: int) -> None:
-        self._poller.modify(fd, _mask(events))
+    def _watch(self, fd: int, events: int) -> None:
+        self._asked.pop(fd, None)  # the number may have been the data plane's until now
+        self._poller.register(fd, _mask(events))
 
     def _unwatch(self, fd: int) -> None:
         with contextlib.suppress(KeyError):

@@ -200,7 +200,7 @@ class Query:
             addresses = tuple(fold(packed) for packed in answer.addresses)
             self._finish(question, addresses, answer.ttl, None)
             return
-        if answer.code == NAME_ERROR and question.next_name(self._names):
+        if answer.code == NAME_ERROR and question.next_name():
             self._disconnect(question)
             question.turn -= 1
             self._send(question)
@@ -306,31 +306,28 @@ class Question:
     Attributes:
         kind: A or AAAA
         number: random id
-        name: in wire form; `candidate` is its place among the names
+        name: in wire form
         turn: how many servers were considered so far
-        asked: the number of the server that was asked last
+        asked: the number of the server that was asked last, -1 for none
         failed: numbers of the servers that have no answer to this
     """
 
-    __slots__ = ("asked", "candidate", "failed", "kind", "name", "number", "turn")
+    __slots__ = ("_names", "asked", "failed", "kind", "name", "number", "turn")
 
     def __init__(self, kind: int, names: Sequence[bytes]) -> None:
         self.kind = kind
-        self.number = int.from_bytes(os.urandom(2), "big")
-        self.name = names[0]
-        self.candidate = 0
+        self._names = list(names)
         self.turn = 0
         self.asked = -1
-        self.failed: set[int] = set()
+        self.next_name()
 
-    def next_name(self, names: Sequence[bytes]) -> bool:
+    def next_name(self) -> bool:
         """Ask for the next candidate from now on, if there is one."""
-        if self.candidate + 1 == len(names):
+        if not self._names:
             return False
-        self.candidate += 1
-        self.name = names[self.candidate]
+        self.name = self._names.pop(0)
         self.number = int.from_bytes(os.urandom(2), "big")
-        self.failed.clear()
+        self.failed: set[int] = set()
         return True
 
 
@@ -357,17 +354,17 @@ class Link(Channel):
 
     def on_event(self, mask: int) -> None:
         """Datagrams came, or an ICMP error."""
-        query = self.query
+        owner = self.query
         for _ in range(_DATAGRAMS):
             try:
                 message = self.sock.recv(_DATAGRAM)
             except BlockingIOError:
                 return
             except OSError as error:
-                query.unreachable(self.number, error)
+                owner.unreachable(self.number, error)
                 return
-            query.received(self.number, message)
-            if query._links.get(self.number) is not self:
+            owner.received(self.number, message)
+            if owner._links.get(self.number) is not self:
                 return
 
     def wants(self, fd: int) -> int:

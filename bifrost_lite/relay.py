@@ -22,6 +22,7 @@ from __future__ import annotations
 import fcntl
 import os
 from errno import EINVAL, ENOSYS
+from mmap import mmap
 from socket import SHUT_WR
 from _socket import socket as Socket
 from typing import Protocol
@@ -71,7 +72,7 @@ class Shared:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.buffer = bytearray(BUFFER_SIZE)
+        self.buffer = mmap(-1, BUFFER_SIZE)  # costs no memory before bytes move
         self.view = memoryview(self.buffer)
         self.free_pipes: list[Pipe] = []
         self.pipes = 0  # pipes in being, free or not

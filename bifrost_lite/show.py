@@ -160,12 +160,14 @@ def _tell(kind: str, data: Object) -> str:
 
 
 def entry(message: Object) -> str:
-    """A log entry as one line; fields without a value are left out."""
+    """A log entry as one line, with the fields that tell more than its message does."""
+    told = value(message.get("message"))
+    line = f"{value(message.get('timestamp'))}  {value(message.get('level')):<5}  {told}"
     fields = message.get("fields")
-    told = [f"{value(message.get('timestamp'))}  {value(message.get('level')):<5}"]
-    told.append(value(message.get("message")))
-    if isinstance(fields, dict):
-        shown = {key: item for key, item in fields.items() if item not in (None, "")}
-        if shown:
-            told.append(value(shown))
-    return "  ".join(told)
+    if not isinstance(fields, dict):
+        return line
+    more = {key: item for key, item in fields.items() if item not in (None, "")}
+    if "backend" in more:
+        more.pop("action", None)  # the same, under the name that Bifrost's clients know
+    shown = {k: v for k, v in more.items() if not isinstance(v, str) or value(v) not in told}
+    return f"{line}  {value(shown)}" if shown else line

@@ -18,7 +18,8 @@ _is_name = re.compile(rb"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*").fullmatch
 _ends_like_number = re.compile(rb"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)").fullmatch
 # Not every libc refuses leading zeros, which others read as octal.
 _is_ipv4 = re.compile(r"(?:0|[1-9][0-9]{0,2})(?:\.(?:0|[1-9][0-9]{0,2})){3}").fullmatch
-_is_port = re.compile(rb"0*[0-9]{1,5}").fullmatch
+# Five digits and no more, leading zeros included: `int` refuses thousands with a ValueError.
+_is_port = re.compile(rb"[0-9]{1,5}").fullmatch
 
 
 def pack(text: str) -> bytes | None:
@@ -153,7 +154,7 @@ def read_authority(text: bytes, default_port: int | None) -> Target:
     if text[:1] == b"[":
         host, bracket, rest = text[1:].partition(b"]")
         if not bracket or (rest and rest[:1] != b":") or b":" not in host:
-            raise ProtocolError(Reason.BAD_REQUEST, "the IPv6 address has no closing bracket")
+            raise ProtocolError(Reason.BAD_REQUEST, "the brackets do not hold an IPv6 address")
         port_text: bytes | None = rest[1:] if rest else None
     else:
         host, colon, port_text = text.partition(b":")

@@ -237,7 +237,7 @@ def test_logs(reach: RealDaemon, capsys: Capture) -> None:
     with tunnel(reach) as (_, target):
         pass
     with Program([*PROGRAM, "logs", "--tail", "100"], environment()) as program:
-        program.output.expect(rf"Z  info   CONNECT .*{target}.* host={target}")
+        program.output.expect(rf"Z  info   CONNECT {target}  .*status_code=200 .*backend=direct")
         assert "connected" not in program.output.text
         program.process.send_signal(signal.SIGINT)
         assert program.wait() == 0

@@ -122,7 +122,7 @@ OUTCOMES = {
 @both
 @pytest.mark.parametrize("soon", [True, False], ids=["at once", "later"])
 def test_every_failure_has_its_answer(selector: Selector, soon: bool) -> None:
-    with Proxy(selector, max_connections=4) as proxy:
+    with Proxy(selector) as proxy:
         for reason, (status, code) in OUTCOMES.items():
             proxy.names.known.clear()
             if soon:

@@ -165,4 +165,8 @@ def test_entry() -> None:
     assert show.entry(message) == "T  info   GET \\x1b"
     message["fields"] = {"host": "a:1", "error": "", "status_code": None, "bytes_sent": 5}
     assert show.entry(message) == "T  info   GET \\x1b  host=a:1 bytes_sent=5"
+    message["message"] = "GET a:1"
+    assert show.entry(message) == "T  info   GET a:1  bytes_sent=5"
+    message["fields"] = {"action": "direct", "backend": "direct", "url": "a:1"}
+    assert show.entry(message) == "T  info   GET a:1  backend=direct"
     assert show.entry({}) == "-  -      -"

@@ -66,7 +66,8 @@ class Decoder:
                 self._left = 0
             line_end = data.find(b"\r\n", at)
             if line_end < 0:
-                if len(data) - at > (LINE_LIMIT if self._trailers < 0 else TRAILER_LIMIT):
+                room = LINE_LIMIT if self._trailers < 0 else TRAILER_LIMIT - self._trailers
+                if len(data) - at > room + 1:  # the last one may be a CR
                     raise self._broken("a chunk-size line or a trailer is too long")
                 if data.find(b"\n", at) >= 0:
                     raise self._broken("a line of the chunked body does not end in CRLF")

@@ -10,11 +10,9 @@ from ..errors import ProtocolError, Reason
 from ..target import Target, from_host, from_packed
 
 CONNECT, BIND, UDP_ASSOCIATE = 1, 2, 3
-NO_AUTHENTICATION, NO_METHOD = 0x00, 0xFF
+NO_AUTHENTICATION = 0x00
 # Bytes of a SOCKS4 user id and of a 4a name; RFC 1929 allows 255 for its names.
 TEXT_LIMIT = 255
-# The longest well-formed message: SOCKS4a with both texts and their zero bytes.
-MESSAGE_LIMIT = 8 + 2 * (TEXT_LIMIT + 1)
 
 # BND.ADDR and BND.PORT are zero: which address carries a tunnel is nobody's business.
 _REPLY5 = [b"\x05%c\x00\x01\x00\x00\x00\x00\x00\x00" % code for code in range(9)]
