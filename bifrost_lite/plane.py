@@ -122,8 +122,6 @@ class Plane:
         handshake_timeout: float,
         idle_timeout: float,
     ) -> None:
-        from .session import Session  # the two name each other
-
         self.dispatcher = dispatcher
         self.policy = policy
         self.publish = publish
@@ -138,11 +136,11 @@ class Plane:
         self.refused = 0
         self.failures: dict[str, int] = {}
         self.drained: Callable[[], None] = lambda: None
-        self.handshake = Deadlines(dispatcher, handshake_timeout, Session.on_late_request)
-        self.keepalive = Deadlines(dispatcher, KEEPALIVE, Session.on_time_up)
-        self.linger = Deadlines(dispatcher, LINGER, Session.on_time_up)
+        self.handshake = Deadlines(dispatcher, handshake_timeout, _late_request)
+        self.keepalive = Deadlines(dispatcher, KEEPALIVE, _time_up)
+        self.linger = Deadlines(dispatcher, LINGER, _time_up)
         # Looked at four times in the period, so nothing is noted when bytes move.
-        self.idle = Deadlines(dispatcher, idle_timeout / 4, Session.on_idle_check)
+        self.idle = Deadlines(dispatcher, idle_timeout / 4, _idle_check)
         self._ids = 0
         self._records = 0
         self._sent = 0
@@ -307,3 +305,18 @@ class Plane:
         """Close every client's connection."""
         for session in list(self.sessions):
             session.close(reason)
+
+
+# The session knows the plane, so the plane knows of the session only these names.
+
+
+def _late_request(session: Session) -> None:
+    session.on_late_request()
+
+
+def _time_up(session: Session) -> None:
+    session.on_time_up()
+
+
+def _idle_check(session: Session) -> None:
+    session.on_idle_check()

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+from _socket import socket as Socket
 from errno import EINVAL, ENOSYS
 from mmap import mmap
 from socket import SHUT_WR
-from _socket import socket as Socket
 from typing import Protocol
 
 from .dispatch import END, ERR, HUP, IN, OUT, Dispatcher

@@ -323,7 +323,8 @@ def test_encoded_once_for_all_and_never_for_nobody(
     monkeypatch.setattr(hub, "text_frame", lambda text: framed.append(text) or real_frame(text))
     daemon.publish(5)
     assert encoded == []
-    with watch(daemon) as one, watch(daemon) as two, watch(daemon, "?types=connection.new") as three:
+    types = "?types=connection.new"
+    with watch(daemon) as one, watch(daemon) as two, watch(daemon, types) as three:
         for client in (one, two):
             picture(client)
         encoded.clear()
