@@ -23,6 +23,7 @@ from .dispatch import END, ERR, HUP, IN, OUT
 from .errors import ProtocolError, Reason
 from .relay import Half
 from .target import Target
+from .tunnel import Tunnel
 from .wire.exchange import Answer, Upload, host_field, split_target
 from .wire.http1 import Request, write_request
 
@@ -276,10 +277,10 @@ class Forward:
             down.push(self.answer.rest)
             if session.down is not down:
                 return
-        up.owner = down.owner = session
         self.record(101, None)
         session.forward = None
-        session.tunnel(END, END)
+        up.owner = down.owner = tunnel = Tunnel(session)
+        tunnel.start(END, END)
 
     def _finish(self) -> None:
         """The answer is all with the client."""

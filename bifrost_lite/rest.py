@@ -212,9 +212,10 @@ class Call:
     def __init__(self, request: Request, head: bytes) -> None:
         raw, _, query = request.target.partition(b"?")
         path = unescape(raw)
-        if not raw.startswith(b"/") or path is None:
+        # An escaped slash is none, RFC 3986 section 2.2, and no name here has one.
+        if not raw.startswith(b"/") or path is None or b"%2f" in raw.lower():
             raise Refused(
-                400, "bad_target", "This is the control port of a proxy: it answers paths only."
+                400, "bad_target", "This is the control port of a proxy: it answers paths alone."
             )
         self.method = request.method.decode("latin-1")
         self.head_only = self.method == "HEAD"

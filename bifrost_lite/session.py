@@ -4,7 +4,7 @@
     -----------    ----------   -------------------------------------------------------
     reading        on_request   a whole request -> dialling, or a refusal -> lingering
     dialling       on_waiting   connected -> tunnel or HTTP exchange; failed -> lingering
-    tunnel         Half         both sides ended, a fault, idle, or the operator -> closed
+    tunnel         Tunnel       both sides ended, a fault, idle, or the operator -> closed
     HTTP exchange  Forward      answered -> silent or closed; failed -> lingering
     silent         on_request   bytes -> reading; nothing for a minute -> closed
     lingering      on_linger    the client has read its refusal -> closed
@@ -27,6 +27,7 @@ from .forward import Forward
 from .plane import Plane
 from .relay import Half
 from .target import Target
+from .tunnel import Tunnel
 from .wire.http1 import HEAD_LIMIT
 from .wire.intake import Intake
 
@@ -236,53 +237,16 @@ class Session(Intake):
             return
         dispatcher = self.plane.dispatcher
         fd = sock.fileno()
-        owner = self.forward if self.protocol == "HTTP" else self
-        assert owner is not None
+        owner = self.forward if self.protocol == "HTTP" and self.forward else Tunnel(self)
         up = Half(dispatcher, owner, self.sock, self.fd)
         down = Half(dispatcher, owner, sock, fd)
         up.peer, down.peer = down, up
         self.up, self.down = up, down
         self.plane.opened(self)
-        if self.forward is not None and self.protocol == "HTTP":
-            self.forward.connected(mask)
-            return
-        if self.answer(self.grant()):
-            self.tunnel(self.noticed, mask)
-
-    def tunnel(self, client_mask: int, target_mask: int) -> None:
-        """Relay from now on; the masks are events that came before."""
-        up, down = self.up, self.down
-        assert up is not None and down is not None
-        handlers = self.plane.dispatcher.handlers
-        handlers[up.fd] = up.on_event
-        handlers[down.fd] = down.on_event
-        up.left = down.left = -1
-        if self.buffer:
-            early, self.buffer = self.buffer, b""
-            up.push(early)
-        if client_mask and up.left and up.pend is None:
-            up.pump(END)
-        if target_mask & (IN | END) and down.left and down.pend is None:
-            down.pump(END)
-
-    # The tunnel; see relay.HalfOwner.
-
-    def half_ended(self, half: Half) -> None:
-        """One side is done: pass that on, and end when the other is done too."""
-        if half.peer.ended:
-            self.close(Reason.CLOSED)
-            return
-        try:
-            half.finish_peer()
-        except OSError:
-            self.close(Reason.CLOSED)
-
-    def half_moved(self, half: Half) -> None:
-        """A tunnel has no bound to reach."""
-
-    def half_broken(self, half: Half, reading: bool, error: OSError | None) -> None:
-        """One side broke: break the other as well."""
-        self.close(Reason.CLIENT_RESET if (half is self.up) == reading else Reason.TARGET_RESET)
+        if isinstance(owner, Forward):
+            owner.connected(mask)
+        elif self.answer(self.grant()):
+            owner.start(self.noticed, mask)
 
     # Refusing.
 

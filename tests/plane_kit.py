@@ -324,6 +324,7 @@ class Proxy:
         self._upgrades = upgrades
         gc.collect()
         gc.disable()
+        self._before = {id(thing) for thing in _things()}
         self.logged: list[logging.LogRecord] = []
         self._log = _Collector(self.logged)
         logging.getLogger("bifrost").addHandler(self._log)
@@ -499,6 +500,7 @@ class Proxy:
         assert not self.names.held
         faults = [record.getMessage() for record in self.logged if record.levelno > logging.WARNING]
         assert not faults
+        self.logged.clear()
         opened: dict[int, ConnectionNew] = {}
         for _, data in self.events:
             if isinstance(data, ConnectionNew):
@@ -531,9 +533,14 @@ class Proxy:
         assert not dispatcher._garbage
         assert (shared.kept, shared.pipes, shared.free_pipes) == (0, 0, [])
         assert relay.shared.pipes <= relay.PIPES
-        kinds = (Session, Forward, Half, Dial, Attempt)
         # Collection is off: what is here now is in a ring or in somebody's hands.
-        assert [thing for thing in gc.get_objects() if type(thing) in kinds] == []
+        assert [type(thing) for thing in _things() if id(thing) not in self._before] == []
+
+
+def _things() -> list[object]:
+    """What the plane makes for each connection."""
+    kinds = (Session, Forward, Half, Dial, Attempt)
+    return [thing for thing in gc.get_objects() if type(thing) in kinds]
 
 
 class _Collector(logging.Handler):

@@ -15,7 +15,6 @@ import msgspec
 import pytest
 
 from bench import build, goals, imports, machine, report, targets
-from bench import measure as measuring
 from bench.cases import Case, Job, Sample, plan
 from bench.goals import Figures, Goal, verdict
 from bench.measure import Bench
@@ -35,8 +34,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bench(programs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(build, "BUILD", programs)
-    monkeypatch.setattr(measuring, "TRIES", 1)
-    with Bench(seconds=0.05, patience=0) as running:
+    with Bench(seconds=0.05, patience=0, budget=0) as running:
         yield running
 
 
@@ -172,7 +170,12 @@ class TestFigures:
     def test_disturbed_samples_do_not_count(self) -> None:
         samples = [self.sample("us", 0, 1), self.sample("us", 1, 100, foreign=0.2)]
         assert Figures(samples).median("us", self.case, "cps") == 1
-        assert "1 of 2 samples left out" in report.noise(samples)
+        assert report.noise(samples) == "1 of 2 samples were disturbed by other programs"
+
+    def test_disturbed_samples_are_better_than_none(self) -> None:
+        samples = [self.sample("us", 0, 1, foreign=0.5)]
+        assert Figures(samples).median("us", self.case, "cps") == 1
+        assert "nothing but disturbed samples: us" in report.noise(samples)
 
     def test_bulk_is_judged_by_the_worse_way(self) -> None:
         samples = [
@@ -265,7 +268,7 @@ class TestReport:
         return [
             Sample(case, "us", 0, {"cps": 13000, "p50": 9, "p99": 20}),
             Sample(case, "microsocks", 0, {"cps": 10000, "p50": 9, "p99": 20}),
-            Sample(Case("mem", "socks5"), "us", 0, {"rss": 16 * 1024, "slope": 1.1}),
+            Sample(Case("mem", "socks5"), "us", 0, {"rss_0": 16 * 1024, "pss_tunnel": 1.1}),
             Sample(Case("start"), "us", 0, failed="us does not listen on 9232: bang"),
         ]
 

@@ -54,7 +54,7 @@ def test_unescape_takes_anything(raw: bytes) -> None:
     unescape(raw)
 
 
-@pytest.mark.parametrize("target", ["*", "http://x/", "x:443", "/%zz", "/%ff"])
+@pytest.mark.parametrize("target", ["*", "http://x/", "x:443", "/%zz", "/%ff", "/a%2Fb", "/a%2f"])
 def test_targets_that_are_no_paths(target: str) -> None:
     with pytest.raises(Refused) as caught:
         call(target)
