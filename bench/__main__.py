@@ -128,10 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("not root: on the loopback of this machine, whatever else uses it")
     order = random.Random(options.seed)
     jobs = plan(chosen, options.only, options.quick)
-    patience = 2.0 if options.quick else 15.0
+    patience, budget = (2.0, 60.0) if options.quick else (15.0, 420.0)
     notes: list[str] = []
     started = time.time()
-    with Bench(options.seconds, patience) as bench:
+    with Bench(options.seconds, patience, budget) as bench:
         _say(f"{sum(map(len, jobs))} loaded samples a round, {options.rounds} rounds")
         samples = _loaded(bench, jobs, options.rounds, order) if jobs else []
         samples += _resting(bench, chosen, options.only, options.rounds, order)

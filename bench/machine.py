@@ -18,6 +18,9 @@ _CLONE_NEWNET = 0x40000000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _TICKS = os.sysconf("SC_CLK_TCK")
 
+WINDOW = 0.2  # seconds of looking whether the machine is quiet
+QUIET = 0.12  # busy share of one core that still counts as quiet
+
 
 def enter_namespace() -> bool:
     """Move this process into a network namespace of its own with only loopback.
@@ -97,20 +100,14 @@ def busy() -> float:
     return (sum(ticks[:8]) - ticks[3] - ticks[4]) / _TICKS
 
 
-def wait_quiet(patience: float, limit: float = 0.12, window: float = 0.2) -> bool:
-    """Wait until the machine does nothing else.
-
-    Args:
-        patience: seconds after which to give up
-        limit: busy share of one core that still counts as quiet
-        window: seconds to look at
-    """
+def wait_quiet(patience: float) -> bool:
+    """Wait until the machine does nothing else, or `patience` seconds are over."""
     end = time.monotonic() + patience
     while True:
         before, started = busy(), time.monotonic()
-        time.sleep(window)
+        time.sleep(WINDOW)
         now = time.monotonic()
-        if (busy() - before) / (now - started) < limit:
+        if (busy() - before) / (now - started) < QUIET:
             return True
         if now > end:
             return False
@@ -151,24 +148,25 @@ class Memory:
 
     Attributes:
         rss: resident, what `ps` shows
-        pss: resident, pages shared with others counted in part
+        pss: resident, pages shared with others counted in part; it changes when others come and go
+        anonymous: resident and backed by no file: heap and stacks
     """
 
     rss: int = 0
     pss: int = 0
+    anonymous: int = 0
 
 
 def memory(pid: int) -> Memory:
     """The memory of a process and its descendants."""
-    rss = pss = 0
+    sums = {"Rss:": 0, "Pss:": 0, "Anonymous:": 0}
     for member in family(pid):
         with contextlib.suppress(OSError), open(f"/proc/{member}/smaps_rollup") as rollup:
             for line in rollup:
-                if line.startswith("Rss:"):
-                    rss += int(line.split()[1])
-                elif line.startswith("Pss:"):
-                    pss += int(line.split()[1])
-    return Memory(rss, pss)
+                name, _, rest = line.partition(" ")
+                if name in sums:
+                    sums[name] += int(rest.split()[0])
+    return Memory(*sums.values())
 
 
 def context_switches(pid: int) -> int:

@@ -36,11 +36,13 @@ class Bench:
         cores: which core runs the proxy, which one everything else
         seconds: how long a loaded sample lasts, after its warm-up
         patience: how long to wait for a quiet machine before a sample, in seconds
+        lost: seconds spent on waiting and on disturbed samples so far; no more than `budget`
     """
 
-    def __init__(self, seconds: float, patience: float) -> None:
+    def __init__(self, seconds: float, patience: float, budget: float) -> None:
         self.cores = machine.Cores.choose()
-        self.seconds, self.patience = seconds, patience
+        self.seconds, self.patience, self.budget = seconds, patience, budget
+        self.lost = 0.0
         self._stack = ExitStack()
         self._launches = 0
 
@@ -67,12 +69,13 @@ class Bench:
 
         Waits for a quiet machine, and tries again when it did not stay quiet.
         """
-        sample = Sample(case, target.name, number, failed="not tried")
-        for _ in range(TRIES):
-            machine.wait_quiet(self.patience)
-            sample = self._once(case, target, number)
-            if sample.clean:
+        sample = self._quietly(case, target, number)
+        for _ in range(TRIES - 1):
+            if sample.clean or self.lost >= self.budget:
                 break
+            started = time.monotonic()
+            sample = self._quietly(case, target, number)
+            self.lost += time.monotonic() - started
         return sample
 
     def memory(self, target: Target, number: int) -> Sample:
@@ -81,17 +84,22 @@ class Bench:
         def measure() -> Values:
             with self.start(target) as process:
                 time.sleep(SETTLE)
-                fresh = machine.memory(process.pid)
-                values: Values = {"rss": fresh.rss, "pss": fresh.pss}
+                points = {"0": machine.memory(process.pid)}
                 for count in TUNNELS:
-                    values[f"pss{count}"] = self._with_tunnels(process, count).pss
+                    points[str(count)] = self._with_tunnels(process, count)
                     time.sleep(SETTLE)
-                values["after"] = machine.memory(process.pid).pss
-                values["rss_after"] = machine.memory(process.pid).rss
-                few, many = TUNNELS
-                values["slope"] = (values[f"pss{many}"] - values[f"pss{few}"]) / (many - few)
-                values["kept"] = values["after"] - values["pss"]
-                return values
+                points["after"] = machine.memory(process.pid)
+            values = {
+                f"{name}_{point}": float(getattr(found, name))
+                for point, found in points.items()
+                for name in ("rss", "pss", "anonymous")
+            }
+            few, many = TUNNELS
+            for name in ("pss", "anonymous"):
+                grown = values[f"{name}_{many}"] - values[f"{name}_{few}"]
+                values[f"{name}_tunnel"] = grown / (many - few)
+                values[f"{name}_kept"] = values[f"{name}_after"] - values[f"{name}_0"]
+            return values
 
         return self._sample(Case("mem", target.tunnel), target, number, measure)
 
@@ -99,7 +107,7 @@ class Bench:
         """Seconds until it listens."""
 
         def measure() -> Values:
-            machine.wait_quiet(self.patience)
+            self._wait_quiet()
             with self.start(target) as process:
                 return {"seconds": process.seconds, "cpu": process.cpu()}
 
@@ -146,6 +154,15 @@ class Bench:
             return Sample(case, target.name, number, measure())
         except (OSError, RuntimeError, GeneratorError) as error:
             return Sample(case, target.name, number, failed=str(error))
+
+    def _wait_quiet(self) -> None:
+        started = time.monotonic()
+        machine.wait_quiet(max(0.0, min(self.patience, self.budget - self.lost)))
+        self.lost += max(0.0, time.monotonic() - started - machine.WINDOW)
+
+    def _quietly(self, case: Case, target: Target, number: int) -> Sample:
+        self._wait_quiet()
+        return self._once(case, target, number)
 
     def _once(self, case: Case, target: Target, number: int) -> Sample:
         disturbed = 0.0

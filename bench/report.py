@@ -96,29 +96,23 @@ def _split(figures: Figures, target: str, case: Case) -> str:
 def process_table(figures: Figures, targets: Iterable[Target]) -> str:
     """Memory, idling, starting."""
     few, many = TUNNELS
-    head = ["process", "RSS idle MB", "PSS idle MB", f"PSS {few}", f"PSS {many}"]
-    head += ["KB/tunnel", "kept MB", "start ms", "switches 30 s", "idle CPU ms"]
+    head = ["process", "RSS idle MB", "PSS idle MB", f"PSS {few}", f"PSS {many}", "kept MB"]
+    head += ["KB/tunnel PSS", "anonymous", "start ms", "switches 30 s", "idle CPU ms"]
     rows = []
     for target in targets:
         memory = Case("mem", target.tunnel)
-        found = {
-            name: figures.median(target.name, memory, name)
-            for name in ("rss", "pss", f"pss{few}", f"pss{many}", "slope", "kept")
-        }
-        mega = {name: None if v is None else v / 1024 for name, v in found.items()}
+        row = [target.name]
+        for name in ("rss_0", "pss_0", f"pss_{few}", f"pss_{many}", "pss_kept"):
+            found = figures.median(target.name, memory, name)
+            row.append(number(None if found is None else found / 1024, 1))
+        for name in ("pss_tunnel", "anonymous_tunnel"):
+            row.append(number(figures.median(target.name, memory, name), 1))
         start = figures.median(target.name, Case("start"), "seconds")
+        row.append(number(None if start is None else start * 1e3))
+        row.append(number(figures.median(target.name, Case("idle"), "switches")))
         idle = figures.median(target.name, Case("idle"), "cpu")
-        rows.append(
-            [
-                target.name,
-                *(number(mega[name], 1) for name in ("rss", "pss", f"pss{few}", f"pss{many}")),
-                number(found["slope"], 1),
-                number(mega["kept"], 1),
-                number(None if start is None else start * 1e3),
-                number(figures.median(target.name, Case("idle"), "switches")),
-                number(None if idle is None else idle * 1e3, 1),
-            ]
-        )
+        row.append(number(None if idle is None else idle * 1e3, 1))
+        rows.append(row)
     return table("Process", head, rows)
 
 
@@ -168,7 +162,10 @@ def noise(samples: Sequence[Sample]) -> str:
         lines.append(f"failed: {target}, {kind}: {failed}")
     disturbed = [s for s in samples if not s.failed and not s.clean]
     if disturbed:
-        lines.append(f"{len(disturbed)} of {len(samples)} samples left out: foreign CPU")
+        lines.append(f"{len(disturbed)} of {len(samples)} samples were disturbed by other programs")
+    only = sorted({target for target, _ in Figures(samples).disturbed})
+    if only:
+        lines.append(f"some figures have nothing but disturbed samples: {', '.join(only)}")
     refused: dict[str, float] = {}
     for sample in samples:
         bad = sample.values.get("failed", 0) + sample.values.get("stuck", 0)

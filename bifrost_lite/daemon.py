@@ -173,14 +173,14 @@ class Daemon:
         Raises:
             BindError: an address cannot be had
         """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self._on_stop, number)
+        self.loop.add_signal_handler(signal.SIGHUP, self.reload)
         try:
             self.start()
         except BindError:
             await self._stop()
             raise
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.loop.add_signal_handler(number, self._on_stop, number)
-        self.loop.add_signal_handler(signal.SIGHUP, self.reload)
         # What lives now lives for ever: the collector need not look at it again.
         gc.collect()
         gc.freeze()

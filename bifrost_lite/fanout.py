@@ -253,8 +253,8 @@ class Fanout(Generic[T]):
     """
 
     __slots__ = (
-        "_batch", "_empty", "_encode", "_flush_timer", "_frames", "_items", "_last", "_loop", "_lost",
-        "_size", "_sweep_timer", "watchers",
+        "_batch", "_empty", "_encode", "_flush_timer", "_frames", "_items", "_last", "_loop",
+        "_lost", "_size", "_sweep_timer", "watchers",
     )  # fmt: skip
 
     def __init__(

@@ -9,6 +9,7 @@ from .acl import pack
 MAX_SERVERS = 8  # libc takes three; OpenWrt's list of all upstreams may be longer
 MAX_SEARCH = 6  # domains, as in libc
 MAX_HOSTS = 4096  # names from hosts: about half a megabyte
+MAX_ADDRESSES = 32  # of one of them
 
 
 class Server(NamedTuple):
@@ -87,6 +88,7 @@ def parse_hosts(text: str) -> dict[str, tuple[bytes, ...]]:
         for word in words[1:]:
             name = word.lower().rstrip(".")
             addresses = hosts.get(name, ())
-            if packed not in addresses and (addresses or len(hosts) < MAX_HOSTS):
+            room = len(addresses) < MAX_ADDRESSES if addresses else len(hosts) < MAX_HOSTS
+            if room and packed not in addresses:
                 hosts[name] = (*addresses, packed)
     return hosts

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bifrost_lite.names import (
+    MAX_ADDRESSES,
     MAX_HOSTS,
     MAX_SEARCH,
     MAX_SERVERS,
@@ -127,6 +128,8 @@ def test_hosts_is_bounded() -> None:
     hosts = parse_hosts(text)
     assert len(hosts) == MAX_HOSTS
     assert hosts["h0"] == (ip("10.0.0.1"), ip("10.0.0.2"))
+    text = "\n".join(f"10.0.0.{i} nas" for i in range(200))
+    assert len(parse_hosts(text)["nas"]) == MAX_ADDRESSES
 
 
 @given(st.text(max_size=200))

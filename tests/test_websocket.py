@@ -341,14 +341,14 @@ def test_silent_peer_is_pinged_and_closed() -> None:
         assert time.monotonic() - start > 0.35
 
 
-@pytest.mark.parametrize("sign", [frame(PONG), frame(TEXT, b"x"), frame(PING), frame(BINARY)])
-def test_any_frame_is_a_sign_of_life(sign: bytes) -> None:
+@pytest.mark.parametrize("opcode", [PONG, TEXT, PING, BINARY])
+def test_any_frame_is_a_sign_of_life(opcode: int) -> None:
     """Upstream counts only data frames, and cuts clients whose library does the pings."""
     with running(read_timeout=0.4) as daemon, client(daemon) as one:
         start = time.monotonic()
-        while time.monotonic() - start < 1.0:
+        while time.monotonic() - start < 0.7:
             one.until(PING)
-            one.sock.sendall(sign)
+            one.send(opcode, b"x")
         assert daemon.hub.clients == 1
 
 

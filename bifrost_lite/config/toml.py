@@ -54,7 +54,8 @@ def index_lines(text: str) -> dict[Path, int]:
     """
     try:
         return _Scanner(text).document()
-    except (RecursionError, _Lost):  # lines are a help; none are better than wrong ones
+    except (ConfigError, RecursionError, _Lost):
+        # Lines are a help; none are better than wrong ones.
         return {}
 
 
@@ -62,18 +63,18 @@ class _Lost(Exception):
     """The text is not what the scanner knows as TOML."""
 
 
-_blank_re = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_blank_re = re.compile(r"[ \t\r\n]*")
 _space_re = re.compile(r"[ \t]*")
 _key_re = re.compile(r"""([A-Za-z0-9_-]+)|("(?:[^"\\\n]|\\.)*")|'([^'\n]*)'""")
-# A multi-line string may end in up to two quotes of its own, before the three that close it.
-_scalar_re = re.compile(
-    r'''"""(?:[^"\\]|\\.|"(?!""))*"{3,5}'''
-    r"""|'''(?:[^']|'(?!''))*'{3,5}"""
-    r'''|"(?:[^"\\\n]|\\.)*"'''
-    r"""|'[^'\n]*'"""
-    r"""|[^\s,\[\]{}#"'=][^,\[\]{}#\n]*""",
-    re.DOTALL,
-)
+_plain_re = re.compile(r"""[^\s,\[\]{}#"'=][^,\[\]{}#\n]*""")
+# What ends a string, or hides such an end. A multi-line one may end in up to two quotes of its
+# own before the three that close it.
+_closing = {
+    '"""': re.compile(r'\\.|"{3,5}', re.DOTALL),
+    "'''": re.compile(r"'{3,5}"),
+    '"': re.compile(r'\\.|"'),
+    "'": re.compile(r"'"),
+}
 
 
 class _Scanner:
@@ -92,7 +93,7 @@ class _Scanner:
 
     def document(self) -> dict[Path, int]:
         table: Path = ()
-        while self.skip(_blank_re) < len(self.text):
+        while self.blank() < len(self.text):
             if self.text[self.at] == "[":
                 table = self.header()
             else:
@@ -131,29 +132,36 @@ class _Scanner:
         """A key, dotted or not, with the blanks around it."""
         keys: list[str] = []
         while True:
-            self.skip(_space_re)
-            found = _key_re.match(self.text, self.at)
-            if found is None:
-                raise _Lost
-            self.at = found.end()
-            bare, quoted, literal = found.groups()
+            self.match(_space_re)
+            bare, quoted, literal = self.match(_key_re).groups()
             keys.append(_unquoted(quoted) if quoted is not None else bare or literal or "")
-            self.skip(_space_re)
+            self.match(_space_re)
             if not self.text.startswith(".", self.at):
                 return keys
             self.at += 1
 
     def value(self, path: Path) -> None:
-        self.skip(_space_re)
+        self.match(_space_re)
         if self.text.startswith("[", self.at):
             self.array(path)
         elif self.text.startswith("{", self.at):
             self.inline_table(path)
+        elif self.text.startswith(('"', "'"), self.at):
+            self.string()
         else:
-            found = _scalar_re.match(self.text, self.at)
+            self.match(_plain_re)
+
+    def string(self) -> None:
+        """A string of any kind. Searched for its end: long ones need no deep pattern."""
+        quotes = next(quotes for quotes in _closing if self.text.startswith(quotes, self.at))
+        self.at += len(quotes)
+        closed = False
+        while not closed:
+            found = _closing[quotes].search(self.text, self.at)
             if found is None:
                 raise _Lost
             self.at = found.end()
+            closed = not found[0].startswith("\\")
 
     def array(self, path: Path) -> None:
         self.take("[")
@@ -169,20 +177,30 @@ class _Scanner:
 
     def ends(self, bracket: str) -> bool:
         """Whether the list ends here; takes the bracket, or the comma before the next entry."""
-        self.skip(_blank_re)
+        self.blank()
         if self.text.startswith(",", self.at):
             self.at += 1
-            self.skip(_blank_re)
+            self.blank()
         if not self.text.startswith(bracket, self.at):
             return False
         self.at += 1
         return True
 
-    def skip(self, what: re.Pattern[str]) -> int:
-        found = what.match(self.text, self.at)
-        if found is not None:
-            self.at = found.end()
+    def blank(self) -> int:
+        """White space, newlines and comments; returns where they end."""
+        self.match(_blank_re)
+        while self.text.startswith("#", self.at):
+            end = self.text.find("\n", self.at)
+            self.at = end if end >= 0 else len(self.text)
+            self.match(_blank_re)
         return self.at
+
+    def match(self, what: re.Pattern[str]) -> re.Match[str]:
+        found = what.match(self.text, self.at)
+        if found is None:
+            raise _Lost
+        self.at = found.end()
+        return found
 
     def take(self, sign: str) -> None:
         if not self.text.startswith(sign, self.at):

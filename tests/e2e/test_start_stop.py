@@ -7,7 +7,7 @@ import json
 from websockets.sync.client import connect
 
 from tests.e2e.curl import curl, through
-from tests.e2e.daemon import Daemon
+from tests.e2e.daemon import Daemon, Value
 from tests.e2e.origin import Origin, body
 from tests.e2e.program import DEADLINE
 from tests.seed.examples import held_tunnel
@@ -15,7 +15,9 @@ from tests.seed.examples import held_tunnel
 
 def test_every_listener_is_announced_and_serves() -> None:
     names = [f"l{number}" for number in range(7)]
-    listen = [{"name": name, "address": "127.0.0.1", "port": 0} for name in names]
+    listen: list[dict[str, Value]] = [
+        {"name": name, "address": "127.0.0.1", "port": 0} for name in names
+    ]
     with Daemon(listen=listen) as daemon, Origin() as origin:
         assert list(daemon.proxies) == names
         assert len(daemon.controls) == 2
