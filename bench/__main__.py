@@ -20,13 +20,16 @@ IDLE_SECONDS = 30.0
 QUICK_PEERS = ("c-splice", "haproxy", "haproxy-splice", "microsocks", "tinyproxy", "pproxy")
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = lambda text: tuple(text.split(","))  # noqa: E731
     add = parser.add_argument
     add("--quick", action="store_true", help="2 rounds of 0.5 s, only peers that goals name")
-    add("--only", type=names, default=KINDS, help=f"comma list of {', '.join(KINDS)}")
-    add("--targets", type=names, help="comma list of targets; default: all that are installed")
+    add("--only", type=_names, default=KINDS, help=f"comma list of {', '.join(KINDS)}")
+    add("--targets", type=_names, help="comma list of targets; default: all that are installed")
     add("--rounds", type=int, help="default 5, quick 2")
     add("--seconds", type=float, help="of a loaded sample; default 1, quick 0.5")
     add("--us", action="append", default=[], metavar="NAME=PATH", help="another checkout")
@@ -128,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("not root: on the loopback of this machine, whatever else uses it")
     order = random.Random(options.seed)
     jobs = plan(chosen, options.only, options.quick)
+    # How long a busy machine may delay a sample, and the whole run, in seconds.
     patience, budget = (2.0, 60.0) if options.quick else (15.0, 420.0)
     notes: list[str] = []
     started = time.time()

@@ -157,12 +157,12 @@ class Daemon:
         for listen in self.settings.listen:
             Listener(self.plane, listen.name, listen.address, listen.port, listen.protocol)
         self.control.start()
+        # Whole sentences: entries of one form and many values count as repeats of each other.
         for listener in self.plane.listeners:
-            logger.info(
-                "listening: proxy %s %s", listener.name, _endpoint(listener.address, listener.port)
-            )
+            where = _endpoint(listener.address, listener.port)
+            logger.info(f"listening: proxy {listener.name} {where}")
         for address, port in self.control.addresses:
-            logger.info("listening: control %s", _endpoint(address, port))
+            logger.info(f"listening: control {_endpoint(address, port)}")
         if os.geteuid() == 0:
             logger.warning("running as root: give the daemon a user of its own")
         logger.info("ready: bifrost-lite %s, pid %d", __version__, os.getpid())

@@ -83,7 +83,8 @@ class _Conversion:
         for key, raw in data.items():
             field = fields.get(key)
             if field is None:
-                self.faults.add((*path, key), _unknown(key, kind, fields))
+                hint = "" if self.faults.full else _hint(key, kind, fields)
+                self.faults.add((*path, key), f"is not a {hint or 'known key'}")
             elif type(raw) is type(field.default) and raw == field.default:
                 pass  # an empty text is fine where it is the default, which means: not set
             else:
@@ -188,13 +189,13 @@ def _number(hint: object, metas: tuple[Meta, ...], raw: object) -> int | float:
     raise ValueError(f"expected {kind} from {lowest} to {highest}")
 
 
-def _unknown(key: str, kind: type[Section], known: Collection[str]) -> str:
-    """What to say about a key that is not in the schema."""
+def _hint(key: str, kind: type[Section], known: Collection[str]) -> str:
+    """What a key that is not in the schema may have been meant for."""
     if issubclass(kind, Backend):
         others = [name for name, other in BACKENDS.items() if key in other.__struct_fields__]
         if others:
-            return f"is not a key of this type of backend, only of {', '.join(others)}"
+            return f"key of this type of backend, only of {', '.join(others)}"
     from difflib import get_close_matches  # rarely needed, and not small
 
     close = get_close_matches(key[:64], known, n=1)
-    return f'is not a known key; did you mean "{close[0]}"?' if close else "is not a known key"
+    return f'known key; did you mean "{close[0]}"?' if close else ""

@@ -22,18 +22,28 @@ class Faults:
         lines: the 1-based line of each path, as far as known
 
     Attributes:
-        paths: where the faults are
+        paths: where the faults are, as far as they are told
+        more: how many there are beyond those
     """
 
-    __slots__ = ("_found", "_lines", "paths")
+    __slots__ = ("_found", "_lines", "more", "paths")
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
         self._found: list[Fault] = []
         self.paths: set[Path] = set()
+        self.more = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether further faults are only counted."""
+        return len(self._found) >= MAX_FAULTS
 
     def add(self, path: Path, message: str) -> None:
         """Note one fault; its line is that of the nearest thing around it that has one."""
+        if self.full:
+            self.more += 1
+            return
         self.paths.add(path)
         line = 0
         for end in range(len(path), 0, -1):
@@ -47,9 +57,8 @@ class Faults:
         if not self._found:
             return
         found = sorted(self._found, key=lambda fault: (not fault.line, fault.line))
-        if len(found) > MAX_FAULTS:
-            more = len(found) - MAX_FAULTS
-            found[MAX_FAULTS:] = [Fault("", "", f"and {more} more faults")]
+        if self.more:
+            found.append(Fault("", "", f"and {self.more} more faults"))
         raise ConfigError(found)
 
 
