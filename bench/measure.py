@@ -25,7 +25,7 @@ PORTS_PER_PROXY = 4
 Values = dict[str, float]
 
 
-class GeneratorError(Exception):
+class GeneratorError(RuntimeError):
     """The generator could not do its work; most often the proxy refused."""
 
 
@@ -53,10 +53,12 @@ class Bench:
             self._stack.enter_context(machine.pinned(self.cores.load))
         block = machine.free_block(200)
         self.origin_port, self.segment_port, self.proxy_port = block, block + 16, block + 32
-        self._origins = [
-            self._origin(self.origin_port, 0),
-            self._origin(self.segment_port, SEGMENT),
-        ]
+        ports = {self.origin_port: 0, self.segment_port: SEGMENT}
+        try:
+            self._origins = [self._origin(port, segment) for port, segment in ports.items()]
+        except BaseException:
+            self._stack.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,9 +75,8 @@ class Bench:
         for _ in range(TRIES - 1):
             if sample.clean or self.lost >= self.budget:
                 break
-            started = time.monotonic()
             sample = self._quietly(case, target, number)
-            self.lost += time.monotonic() - started
+            self.lost += self.seconds
         return sample
 
     def memory(self, target: Target, number: int) -> Sample:
@@ -152,7 +153,7 @@ class Bench:
     ) -> Sample:
         try:
             return Sample(case, target.name, number, measure())
-        except (OSError, RuntimeError, GeneratorError) as error:
+        except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
             return Sample(case, target.name, number, failed=str(error))
 
     def _wait_quiet(self) -> None:

@@ -81,6 +81,7 @@ class Daemon:
         )
         self.hub.stats = self.plane.stats
         self.hub.health = self._health
+        self.ports: frozenset[int] = frozenset()
         self._stopping = False
         self._stopped = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None
@@ -105,7 +106,7 @@ class Daemon:
                 return None
             if not allow_local:
                 return Reason.TARGET_DENIED
-            return Reason.LOOP if port in self.control.ports or port in self._ports() else None
+            return Reason.LOOP if port in self.ports else None
 
         backends: dict[str, Backend] = {}
         for backend in settings.backends:
@@ -125,7 +126,6 @@ class Daemon:
             backends,
             settings.access.allow,
             settings.access.deny,
-            guard,
             min(limits.max_connections, _descriptor_limit(limits.max_connections)),
             limits.max_connections_per_client,
             settings.http.via,
@@ -136,8 +136,12 @@ class Daemon:
             self.logs if settings.log.access else None, self.requests, settings.log.access_syslog
         )
 
-    def _ports(self) -> set[int]:
-        return {listener.port for listener in self.plane.listeners}
+    def _note_ports(self) -> None:
+        """Nobody reaches the proxy or its control through the proxy itself."""
+        self.ports = frozenset(
+            [listener.port for listener in self.plane.listeners]
+            + [port for _, port in self.control.addresses]
+        )
 
     def _health(self) -> list[BackendHealth]:
         """Nobody asked for checks of what this version can do: all is up since the start."""
@@ -157,6 +161,7 @@ class Daemon:
         for listen in self.settings.listen:
             Listener(self.plane, listen.name, listen.address, listen.port, listen.protocol)
         self.control.start()
+        self._note_ports()
         # Whole sentences: entries of one form and many values count as repeats of each other.
         for listener in self.plane.listeners:
             where = _endpoint(listener.address, listener.port)
@@ -269,6 +274,7 @@ class Daemon:
         policy = self._policy(settings, resolver)
         if "listen" in changed:
             self._swap_listeners(old, settings)
+            self._note_ports()
         plane = self.plane
         plane.policy = policy
         plane.handshake.seconds = settings.limits.handshake_timeout

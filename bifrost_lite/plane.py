@@ -52,15 +52,14 @@ class Policy:
         backends: by name
         allow: clients that may use the proxy; empty means everybody
         deny: clients that may not, whatever `allow` says
-        guard: why (address, port) must not be dialled for a client, or None
         max_connections: of clients, all together
         max_per_client: of one address
         via: add Via fields
     """
 
     __slots__ = (
-        "allow", "backends", "deny", "everybody", "guard", "max_connections", "max_per_client",
-        "router", "via",
+        "allow", "backends", "deny", "everybody", "max_connections", "max_per_client", "router",
+        "via",
     )  # fmt: skip
 
     def __init__(
@@ -69,7 +68,6 @@ class Policy:
         backends: dict[str, Backend],
         allow: tuple[str, ...],
         deny: tuple[str, ...],
-        guard: Callable[[bytes, int], Reason | None],
         max_connections: int,
         max_per_client: int,
         via: bool,
@@ -79,7 +77,6 @@ class Policy:
         self.everybody = not allow and not deny
         self.allow = Networks(allow or ("0.0.0.0/0", "::/0"))
         self.deny = Networks(deny)
-        self.guard = guard
         self.max_connections = max_connections
         self.max_per_client = max_per_client
         self.via = via

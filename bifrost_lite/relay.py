@@ -179,11 +179,11 @@ class Half:
             incoming = self.peer
             if incoming.pend is not None and incoming.flush() and incoming.left:
                 incoming.pump(END)  # it stopped reading when its peer blocked
-        if mask & ~OUT and self.pend is None:
-            if self.left:
-                self.pump(mask)
-            elif mask & (ERR | HUP):
-                self.owner.half_broken(self, True, None)
+        if mask & ~OUT and self.left and self.pend is None:
+            self.pump(mask)
+        elif mask & (ERR if self.pend is not None else ERR | HUP):
+            # While its peer is blocked, HUP may be no more than a FIN each way.
+            self.owner.half_broken(self, True, None)
 
     def wants(self, fd: int) -> int:
         """For the portable selector."""
@@ -237,14 +237,14 @@ class Half:
                 self.left = 0
                 self.owner.half_ended(self)
                 return
+            self.count += got
             try:
                 sent = send(shared.view[:got])
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self.owner.half_broken(self, False, error)
+                self._lose(got, error)
                 return
-            self.count += got
             if left > 0:
                 self.left = left = left - got
             if sent < got:
@@ -294,9 +294,8 @@ class Half:
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self.count -= got
                 shared.drop_pipe(pipe)
-                self.owner.half_broken(self, False, error)
+                self._lose(got, error)
                 return
             if sent < got:
                 self.pend = pipe
@@ -327,23 +326,29 @@ class Half:
             return
         if left > 0:
             self.left -= len(data)
-        self.push(data)
-        if self.pend is None and self.left:
+        if not self.push(data) or self.pend is not None:
+            return
+        if self.left:
             self._queue()
+        else:
+            self.owner.half_moved(self)
 
-    def push(self, data: bytes) -> None:
-        """Send `data` to the peer as part of this direction, or keep what it does not take."""
+    def push(self, data: bytes) -> bool:
+        """Send `data` to the peer as part of this direction, or keep what it does not take.
+        False when that broke."""
         self.count += len(data)
+        sent = 0
         try:
-            sent = self.peer.sock.send(data)
+            if self.pend is None:  # else there are others before it
+                sent = self.peer.sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self.count -= len(data)
-            self.owner.half_broken(self, False, error)
-            return
+            self._lose(len(data), error)
+            return False
         if sent < len(data):
             self._keep(data[sent:])
+        return True
 
     def flush(self) -> bool:
         """The peer takes bytes again: write what was kept. True when all of it went."""
@@ -381,6 +386,11 @@ class Half:
         self.pend = data
         self.pend_size = len(data)
         shared.kept += self.pend_size
+
+    def _lose(self, size: int, error: OSError) -> None:
+        """So many bytes were read and cannot be written."""
+        self.pend_size = size
+        self.owner.half_broken(self, False, error)
 
     def _queue(self) -> None:
         if not self.queued:

@@ -205,10 +205,6 @@ class Session(Intake):
         if self.refusal is not None:
             raise ProtocolError(self.refusal, self.refusal.text)
         policy = self.policy
-        if target.packed is not None:
-            denied = policy.guard(target.packed, target.port)
-            if denied is not None:
-                raise ProtocolError(denied, denied.text)
         match = policy.router.find(target.host, target.packed, target.port, self.client)
         if match is None:
             raise ProtocolError(Reason.NO_ROUTE, Reason.NO_ROUTE.text)

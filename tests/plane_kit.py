@@ -284,7 +284,7 @@ class Proxy:
     Args:
         selector: the kind of dispatcher
         listen: (address, protocol) of each listener, all on ports of the kernel's choice
-        guard: as for `Policy`
+        guard: as for `Dialler`
         backend: instead of one that dials
         upgrades: a request becomes a tunnel, whose bytes are in no record
         the others: as for `Policy`, `Plane` and `Dialler`
@@ -322,6 +322,7 @@ class Proxy:
         self._descriptors = len(os.listdir("/proc/self/fd"))
         self._collecting = gc.isenabled()
         self._upgrades = upgrades
+        shared.bulk_seen = shared.crowd_until = 0.0
         gc.collect()
         gc.disable()
         self._before = {id(thing) for thing in _things()}
@@ -342,7 +343,6 @@ class Proxy:
             {"direct": backend or Direct("direct", self.dialler)},
             allow,
             deny,
-            guard,
             max_connections,
             max_per_client,
             via,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -386,6 +387,9 @@ def websocket(handler: Callable[[ServerConnection], None]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+    for end in (server.shutdown_watcher, server.shutdown_notifier):
+        if isinstance(end, int):  # websockets before 17 leaves its wake-up pipe open
+            os.close(end)
 
 
 EVENT = '{"type":"x\u202e","timestamp":"T","data":{"a":1},"seq":1}'

@@ -65,11 +65,6 @@ class Control:
         """What it listens on, port 0 resolved."""
         return self._server.addresses
 
-    @property
-    def ports(self) -> set[int]:
-        """The ports of `addresses`."""
-        return {port for _, port in self._server.addresses}
-
     def start(self) -> None:
         """Listen.
 
