@@ -45,7 +45,7 @@ check: $(TEST_STAMP)  ## lint, types, oldest Python, shell scripts
 bench: packages $(RUN_STAMP)  ## compare with other proxies on this machine (ARGS=--quick: in minutes)
 	$(BIN)/python -m bench $(ARGS)
 
-fuzz: $(TEST_STAMP)  ## the generated tests with 100 times the examples
+fuzz: $(TEST_STAMP)  ## the generated tests with many more examples
 	$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(ARGS)
 
 clean:  ## remove everything that was made, .venv included

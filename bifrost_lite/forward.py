@@ -113,7 +113,7 @@ class Forward:
         handlers[up.fd] = self.on_client
         handlers[down.fd] = self.on_target
         head = write_request(request, host_field(self.target), self.path, session.policy.via)
-        self.again = bool(session.noticed)
+        self.again = self.again or bool(session.noticed)
         if session.buffer and not upload.done:
             early, session.buffer = session.buffer, b""
             try:
@@ -173,6 +173,7 @@ class Forward:
                 return
         if self.request is None and self.session.down is down:
             self._drop_target(Reason.CLOSED)  # closed, or talking without being asked
+            self.session.forget()
 
     def wants(self, fd: int) -> int:
         """For the portable selector."""
@@ -241,11 +242,13 @@ class Forward:
                 self._target_ended()
                 return
             session.extra_received += len(data)
-            if self.sending and not answer.status:
+            begun = answer.status
+            if self.sending and not begun:
                 answer.keep_client = False  # where the next request starts is not known
             try:
                 out = answer.feed(data)
             except ProtocolError as error:
+                answer.status = begun  # a head that came with this was not written
                 self._fault(error.reason, error.args[0])
                 return
             if out:

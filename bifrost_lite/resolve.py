@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -24,7 +25,7 @@ from .names import parse_hosts, parse_resolv_conf, parse_server
 from .query import Query, Servers
 from .system import SystemQuery
 from .target import from_host
-from .wire.dns import AAAA, A, MessageError, encode_name
+from .wire.dns import AAAA, MAX_NAME, A, MessageError, encode_name
 
 log = logging.getLogger("bifrost.resolve")
 
@@ -40,6 +41,11 @@ TICKS = 5  # servers asked, one after another, within the time-out
 
 # The kinds that a family wants, in order of preference.
 _KINDS = {"auto": (AAAA, A), "prefer4": (A, AAAA), "4": (A,), "6": (AAAA,)}
+# A name with two labels at least, of which the last cannot be a number's or a reserved one:
+# most are such, and need no closer look.
+_is_ordinary = re.compile(
+    r"(?:[a-z0-9_-]{1,63}\.)+(?!localhost|invalid)[a-z][a-z0-9_-]{0,62}"
+).fullmatch
 _LOOPBACK = (b"\x7f\0\0\1", bytes(15) + b"\1")
 
 # All addresses known so far in order of preference, why there are none, whether that is all.
@@ -389,6 +395,8 @@ class _File:
 
 def _reserved(name: str) -> tuple[bytes, ...] | None:
     """The addresses of what needs no asking, None for a name that does."""
+    if _is_ordinary(name) and len(name) <= MAX_NAME:
+        return None
     try:
         packed = from_host(name.encode("ascii", "replace"), 1).packed
     except ProtocolError:

@@ -272,7 +272,7 @@ class Session(Intake):
         if self.forward is not None and self.protocol == "HTTP":
             self.forward.record(reason.status, reason)
         else:
-            status = None if self.protocol.startswith("SOCKS") else reason.status
+            status = None if self.protocol.startswith("SOCKS") else reason.status or None
             method = self.protocol or "?"
             plane.record(self, method, self.host, status, self.began, 0, 0, reason)
 
@@ -311,6 +311,9 @@ class Session(Intake):
 
     def on_late_request(self) -> None:
         """The request did not arrive in time; one that sent nothing is just closed."""
+        if self.up is not None:
+            self._close_kept()
+            self.forget()
         if self.protocol:
             self.refuse(Reason.HANDSHAKE_TIMEOUT, Reason.HANDSHAKE_TIMEOUT.text)
         else:

@@ -18,8 +18,8 @@ FLOORS = {
     "words": "errors target events records",
     "pure": """names wire wire.* config config.* route acl passwd throttle counters ring pac metrics
         mesh mesh.*""",
-    "plane": """dispatch relay intake tunnel resolve query system dial session forward plane listener udp netlink
-        backends backends.*""",
+    "plane": """dispatch relay resolve query system dial session tunnel forward plane listener
+        udp netlink backends backends.*""",
     "control": "control accept hub fanout websocket sse http rest api api.* health auth",
     "house": "daemon load log cli options commands client show openwrt openwrt.* __main__",
 }

@@ -161,10 +161,18 @@ def test_what_the_sink_does_not_take_is_kept(pair: Pair, left: int, alone: None)
     assert pair.half.wants(pair.half.fd) == 0
     assert pair.back.wants(pair.back.fd) & OUT
     got = 0
-    while got < size:
+    pair.sink.setblocking(False)
+
+    def drained() -> bool:
+        nonlocal got
         assert shared.kept == (pair.half.pend_size if pair.half.pend else 0) <= BUFFER_SIZE
-        got += len(pair.sink.recv(1 << 20))
-        pair.turn()
+        try:
+            got += len(pair.sink.recv(1 << 20))
+        except BlockingIOError:
+            return False
+        return got == size
+
+    pair.turns_until(drained)
     thread.join()
     pair.turn()
     assert pair.half.written == size
@@ -322,39 +330,42 @@ def test_crowd() -> None:
     assert not hub.crowded(3, 102.0)  # the other one has been silent for long
 
 
-def spy(pair: Pair) -> list[int]:
-    """The sizes that the half asks its socket for."""
-    sizes: list[int] = []
+class Endless:
+    """A source that always has more, and a sink that takes all."""
 
-    class Spy:
-        def recv_into(self, buffer: bytearray, size: int) -> int:
-            sizes.append(size)
-            return pair.inner.recv_into(buffer, size)
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
 
-    pair.half.sock = Spy()  # type: ignore[assignment]
-    return sizes
+    def recv_into(self, buffer: bytearray, size: int) -> int:
+        self.sizes.append(size)
+        return size
 
-
-def test_little_is_read_while_much_is_kept(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "kept", KEPT_LIMIT + 1)
-    sizes = spy(pair)
-    pair.half.left = -1
-    pair.source.sendall(BLOCK[:100_000])
-    pair.turns_until(lambda: pair.half.count == 100_000)
-    assert set(sizes) == {relay.STARVED_READ}
+    def send(self, data: memoryview) -> int:
+        return len(data)
 
 
 def test_others_have_their_turn(pair: Pair, alone: None) -> None:
     """One event moves no more than `TURN` buffers; the rest waits in the queue."""
-    sizes = spy(pair)
+    endless = Endless()
+    pair.half.sock = pair.back.sock = endless  # type: ignore[assignment]
     pair.half.left = -1
-    pair.source.setblocking(False)
-    pair.source.send(BLOCK)
     pair.half.on_event(IN)
-    assert sizes == [relay.SMALL_READ] * relay.TURN
-    assert pair.half.queued
-    count = pair.half.count
-    pair.turns_until(lambda: pair.half.count > count or pair.half.pend is not None)
+    assert endless.sizes == [relay.SMALL_READ] * relay.TURN
+    assert pair.dispatcher._again == [pair.half.resume]
+    pair.half.on_event(IN)
+    assert pair.dispatcher._again == [pair.half.resume]
+    assert endless.sizes[relay.TURN :] == [BUFFER_SIZE] * relay.TURN
+    pair.half.drop()
+
+
+def test_little_is_read_while_much_is_kept(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "kept", KEPT_LIMIT + 1)
+    endless = Endless()
+    pair.half.sock = pair.back.sock = endless  # type: ignore[assignment]
+    pair.half.left = -1
+    pair.half.on_event(IN)
+    assert endless.sizes == [relay.STARVED_READ] * relay.TURN
+    pair.half.drop()
 
 
 def test_reset_behind_a_blocked_sink(pair: Pair) -> None:
@@ -623,14 +634,14 @@ def test_counts_of_what_is_cut_off(
         sent, received, kept = proxy.call(counts)
         assert kept
         assert proxy.plane.stats()[2:] == (sent, received)
+        if selector is not EpollDispatcher and who == "client":
+            return  # it hears of a reset only when the target takes something
         if who == "operator":
             proxy.call(lambda: proxy.plane.connections[number].close(Reason.OPERATOR))
             assert len(target.rest()) == sent  # the kernel delivers what it took
         else:
             (client if who == "client" else target).reset()
-            other = target if who == "client" else client
-            if selector is not EpollDispatcher or who == "target":
-                other.was_reset()  # a blocked side has to take something first
+            (target if who == "client" else client).was_reset()
         event = proxy.close_event()
         assert event.reason == {"operator": "closed_by_operator"}.get(who, f"{who}_reset")
         assert event.bytes_sent == sent

@@ -24,6 +24,8 @@ _MAX_RECORDS = 512  # of one answer: more than fit into 8 KiB
 _MAX_TTL = 0x7FFFFFFF
 _IN = 1
 
+_QUESTION = b"\xc0\x0c"  # a compressed name: the one behind the header
+
 _header = Struct("!6H")  # id, flags, counts of questions, answers, authorities, additionals
 _record = Struct("!HHIH")  # type, class, TTL, length of the data
 _numbers = Struct("!5I")  # of an SOA; the last is the negative TTL
@@ -101,7 +103,11 @@ def parse(message: bytes, number: int, name: bytes, kind: int) -> Answer:
         raise MessageError("it is no response to a query")
     at = 12 + len(name)
     # The question has nothing before it that a compressed name could point to.
-    if questions != 1 or message[12 : at + 4].lower() != b"%b\x00%c\x00%c" % (name, kind, _IN):
+    if (
+        questions != 1
+        or message[12:at].lower() != name
+        or message[at : at + 4] != b"\x00%c\x00%c" % (kind, _IN)
+    ):
         raise MessageError("the question is another")
     code = flags & _CODE
     if flags & _TRUNCATED:
@@ -183,6 +189,8 @@ class _Message:
     def read_name(self, at: int) -> tuple[bytes, int]:
         """A name, and where it ends; compression of section 4.1.4 undone."""
         message, size = self.bytes, len(self.bytes)
+        if message[at : at + 2] == _QUESTION:  # most are the name of the question
+            return self.name, at + 2
         wire = b""
         begin = floor = at  # a pointer leads to before the name it stands in: no loops
         after = jumps = 0
