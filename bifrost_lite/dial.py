@@ -12,6 +12,7 @@ forbidden address, or changes to one, gets nowhere.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from _socket import socket as Socket
 from collections.abc import Callable
@@ -36,6 +37,7 @@ ADDRESS_LIMIT = 16  # addresses of one name that are tried
 
 _SOCK_NONBLOCK: int = getattr(socket, "SOCK_NONBLOCK", 0)  # saves a system call where known
 _STREAM = socket.SOCK_STREAM | _SOCK_NONBLOCK
+_UNDER_WAY = (errno.EINPROGRESS, 0)
 _REASONS = {
     errno.ECONNREFUSED: Reason.CONNECT_REFUSED,
     errno.ETIMEDOUT: Reason.CONNECT_TIMEOUT,
@@ -132,9 +134,9 @@ class Dialler:
             sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
             if self.source:
                 sock.bind((self.source, 0))
-            sock.connect((unpack(packed), port))
-        except BlockingIOError:
-            return sock
+            error = sock.connect_ex((unpack(packed), port))
+            if error not in _UNDER_WAY:
+                raise OSError(error, os.strerror(error))
         except OSError:
             sock.close()
             raise

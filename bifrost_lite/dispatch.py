@@ -159,6 +159,8 @@ class Dispatcher(selectors._BaseSelectorImpl):
     """
 
     exact = True  # the mask tells errors of a connecting socket
+    # Waits so many seconds (negative: for ever) and takes so many events of the kernel's.
+    _take: Callable[[float, int], list[tuple[int, int]]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,11 +237,22 @@ class Dispatcher(selectors._BaseSelectorImpl):
         end = NEVER
         if timeout is not None:
             end = 0.0 if timeout <= 0 else monotonic() + timeout
-        lookup, keys = self.handlers.get, self._keys
+        lookup, keys, take = self.handlers.get, self._keys, self._take
         while True:
             if self._garbage:
                 self._close_garbage()
-            for fd, mask in self._poll(self._patience(end)):
+            seconds = 0.0
+            if not (self._again or self.wake or end == 0.0):
+                until = self.next_deadline
+                if until != NEVER and not any(self.waiting):
+                    until = self.next_deadline = NEVER
+                if end < until:
+                    until = end
+                # `now` is a batch old, so a deadline may come late by what a batch takes.
+                seconds = -1.0 if until == NEVER else max(0.0, until - self.now)
+            events = take(seconds, BATCH)
+            self.now = monotonic()
+            for fd, mask in events:
                 handler = lookup(fd)
                 if handler is not None:
                     try:
@@ -248,16 +261,13 @@ class Dispatcher(selectors._BaseSelectorImpl):
                         crashed(getattr(handler, "__self__", None))
                 elif fd in keys:
                     key = keys[fd]
-                    events = (mask & ~OUT and 1) | (mask & ~IN and 2)
-                    if events & key.events:
-                        ready.append((key, events & key.events))
+                    wanted = ((mask & ~OUT and 1) | (mask & ~IN and 2)) & key.events
+                    if wanted:
+                        ready.append((key, wanted))
             if self._again:
                 self._run_again()
             if self.next_deadline <= self.now:
-                self.next_deadline = NEVER
-                # A copy, since a callback may close some of them.
-                nearest = min((d.expire(self.now) for d in self.deadlines[:]), default=NEVER)
-                self.next_deadline = min(self.next_deadline, nearest)
+                self._expire()
             if ready or self.wake or end <= self.now:
                 self.wake = False
                 if self._garbage:
@@ -271,16 +281,12 @@ class Dispatcher(selectors._BaseSelectorImpl):
 
     # Inside.
 
-    def _patience(self, end: float) -> float:
-        """Seconds that the next poll may sleep, negative for ever."""
-        if self._again or self.wake or end == 0.0:
-            return 0
-        if self.next_deadline != NEVER and not any(self.waiting):
-            self.next_deadline = NEVER
-        until = self.next_deadline if self.next_deadline < end else end
-        if until == NEVER:
-            return -1
-        return max(0.0, until - monotonic())
+    def _expire(self) -> None:
+        """Call those whose time is up."""
+        self.next_deadline = NEVER  # a callback may start one that is nearer than all others
+        # A copy, since a callback may close some of them.
+        nearest = min((d.expire(self.now) for d in self.deadlines[:]), default=NEVER)
+        self.next_deadline = min(self.next_deadline, nearest)
 
     def _close_garbage(self) -> None:
         garbage, self._garbage = self._garbage, []
@@ -297,9 +303,6 @@ class Dispatcher(selectors._BaseSelectorImpl):
                 callback()
             except Exception:
                 crashed(getattr(callback, "__self__", None))
-
-    def _poll(self, seconds: float) -> list[tuple[int, int]]:
-        raise NotImplementedError
 
     def _watch(self, fd: int, events: int) -> None:
         raise NotImplementedError
@@ -321,6 +324,7 @@ class EpollDispatcher(Dispatcher):
     def __init__(self) -> None:
         super().__init__()
         self._epoll = select.epoll()
+        self._take = self._epoll.poll
 
     def fileno(self) -> int:
         """The descriptor of the epoll itself."""
@@ -337,11 +341,6 @@ class EpollDispatcher(Dispatcher):
     def close(self) -> None:
         super().close()
         self._epoll.close()
-
-    def _poll(self, seconds: float) -> list[tuple[int, int]]:
-        events = self._epoll.poll(seconds, BATCH)
-        self.now = monotonic()
-        return events
 
     def _watch(self, fd: int, events: int) -> None:
         self._epoll.register(fd, _mask(events))
@@ -360,6 +359,7 @@ class PollDispatcher(Dispatcher):
         super().__init__()
         self._asked: dict[int, int] = {}
         self._poller = select.poll()
+        self._take = self._poll
 
     def attach(self, fd: int, handler: Handler, *, edge: bool = True) -> None:
         self.handlers[fd] = handler
@@ -367,15 +367,13 @@ class PollDispatcher(Dispatcher):
     def detach(self, fd: int) -> None:
         self.handlers.pop(fd, None)
 
-    def _poll(self, seconds: float) -> list[tuple[int, int]]:
+    def _poll(self, seconds: float, most: int) -> list[tuple[int, int]]:
         for fd in self._asked.keys() - self.handlers.keys():
             self._ask(fd, 0)
         for fd, handler in self.handlers.items():
             owner: Owner = handler.__self__  # type: ignore[attr-defined]
             self._ask(fd, owner.wants(fd))
-        events = self._poller.poll(None if seconds < 0 else seconds * 1000)
-        self.now = monotonic()
-        return events
+        return self._poller.poll(None if seconds < 0 else seconds * 1000)
 
     def _ask(self, fd: int, wants: int) -> None:
         """Poll `fd` for these events from now on."""

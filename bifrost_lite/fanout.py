@@ -11,6 +11,7 @@ else notices. Without watchers a `Fanout` holds nothing, encodes nothing and has
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+log = logging.getLogger("bifrost.fanout")
 
 GATHER = 0.05  # seconds that an item may wait for company
 BATCH_BYTES = 16 * 1024
@@ -306,7 +308,11 @@ class Fanout(Generic[T]):
         """
         if not self.watchers:
             return
-        frame = self._encode(item)
+        try:
+            frame = self._encode(item)
+        except Exception:  # whoever puts has other things to do than to pay for our fault
+            log.exception("something could not be told")
+            return
         self._items.append(item)
         self._frames.append(frame)
         self._last = number

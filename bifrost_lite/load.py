@@ -11,18 +11,16 @@ from .errors import ConfigError, Fault
 # The contract's bound for a configuration that comes by the API holds for files too.
 MAX_FILE = 1024 * 1024
 
-# Bytes of a thing that has no constant of its own, as measured on 64 bits.
-_CONNECTION = 3 * 1024  # an idle tunnel: session, two sockets and two halves
-_EVENT = 640  # an event with its data, host name of usual length
-_LOG_ENTRY = 1024  # a line with its fields
-_FINISHED = 1024  # a finished request; its URL is cut at 256 characters
-_ANSWER = 512  # one name in the DNS cache with its addresses
+# Bytes of things that have no constant of their own: measured on 64 bits, texts at their longest.
+_CONNECTION = 3 * 1024  # an idle tunnel: session, two sockets, two halves
+_EVENT = 1024  # with its data
+_LOG_ENTRY = 2 * 1024  # a message of a thousand characters, or a request's fields
+_FINISHED = 1024  # a request; its URL is cut at 256 characters
+_ANSWER = 2 * 1024  # a name in the DNS cache with 32 addresses
 _PATTERN = 256  # one pattern of a route in the indexes
-_FAILURES = 512  # one address that gave wrong tokens
-_WATCHER = 16 * 1024  # a WebSocket or SSE connection besides its queue
+_FAILURES = 512  # an address that gave ten wrong tokens
+_WATCHER = 16 * 1024  # a WebSocket or log stream besides its queue
 _QUEUE = 256 * 1024  # what may wait for a WebSocket client
-_BACKLOG = 100  # log entries that may wait for a reader
-_NAMES = 512  # entries of the DNS cache
 
 
 def load(path: str | None) -> Settings:
@@ -81,7 +79,9 @@ def memory_budget(settings: Settings) -> list[tuple[str, int]]:
     from .hub import RING
     from .plane import REFUSALS
     from .relay import BUFFER_SIZE, KEPT_LIMIT, PIPE_SIZE, PIPES, STARVED_READ
+    from .resolve import MAX_NAMES
     from .rest import BODY_LIMIT
+    from .sse import BUFFER
     from .throttle import Throttle
     from .wire.http1 import HEAD_LIMIT, RESPONSE_HEAD_LIMIT
 
@@ -99,7 +99,8 @@ def memory_budget(settings: Settings) -> list[tuple[str, int]]:
         ("copy buffer", BUFFER_SIZE),
         (f"{PIPES} pipes, in the kernel", PIPES * PIPE_SIZE),
         (f"{patterns} patterns of routes", patterns * _PATTERN),
-        ("DNS cache", _NAMES * _ANSWER if settings.resolver.mode == "stub" else 0),
+        # IPv4 and IPv6 answers are kept apart.
+        (f"{2 * MAX_NAMES} DNS answers", 2 * MAX_NAMES * _ANSWER),
         (f"{RING} events", RING * _EVENT),
         (f"{log.ring} log entries", log.ring * _LOG_ENTRY),
         (f"{log.requests} finished requests", log.requests * _FINISHED),
@@ -107,7 +108,7 @@ def memory_budget(settings: Settings) -> list[tuple[str, int]]:
         (f"{control.max_clients} WebSocket clients", control.max_clients * (_WATCHER + _QUEUE)),
         (
             f"{control.max_subscribers} log streams",
-            control.max_subscribers * (_WATCHER + _BACKLOG * _LOG_ENTRY),
+            control.max_subscribers * (_WATCHER + BUFFER * _LOG_ENTRY),
         ),
         ("addresses that gave wrong tokens", Throttle().size * _FAILURES if control.token else 0),
     ]

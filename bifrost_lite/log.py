@@ -18,11 +18,14 @@ from collections.abc import Callable
 from time import localtime, monotonic, strftime
 from typing import TextIO
 
+from msgspec import Struct
+
 from .records import Finished
 from .ring import Ring
 from .sse import DEBUG, ERROR, INFO, LEVELS, WARN, Line, Logs, level_of
 
-BURST = 5  # messages of one kind within `WINDOW` that are written
+SAME = 5  # messages of one kind and one text within `WINDOW` that are written
+BURST = 50  # messages of one kind, whatever they say
 WINDOW = 10.0  # seconds
 KINDS = 64  # kinds that are watched at one time
 LONGEST = 1000  # characters of a message
@@ -45,33 +48,49 @@ def one_line(text: str) -> str:
     )
 
 
+class Window(Struct):
+    """What was written of one kind of message.
+
+    Attributes:
+        end: when it is over, in monotonic seconds
+        text: of the last message
+        written, suppressed: messages
+    """
+
+    end: float
+    text: str
+    written: int = 1
+    suppressed: int = 0
+
+
 class Repeats:
     """Counts messages of one kind that come too often."""
 
     __slots__ = ("_kinds",)
 
     def __init__(self) -> None:
-        self._kinds: dict[Kind, list[float]] = {}  # kind: window's end, written, suppressed
+        self._kinds: dict[Kind, Window] = {}
 
-    def admit(self, kind: Kind, now: float) -> bool:
-        """Whether a message of that kind is to be written at monotonic time `now`."""
+    def admit(self, kind: Kind, text: str, now: float) -> bool:
+        """Whether a message is to be written at monotonic time `now`."""
         window = self._kinds.get(kind)
-        if window is None or window[0] <= now:
+        if window is None or window.end <= now:
             self._kinds.pop(kind, None)
-            self._kinds[kind] = [now + WINDOW, 1, 0]
+            self._kinds[kind] = Window(now + WINDOW, text)
             if len(self._kinds) > KINDS:
                 del self._kinds[next(iter(self._kinds))]
             return True
-        if window[1] < BURST:
-            window[1] += 1
+        if window.written < (SAME if text == window.text else BURST):
+            window.written += 1
+            window.text = text
             return True
-        window[2] += 1
+        window.suppressed += 1
         return False
 
     def ended(self, now: float) -> list[tuple[Kind, int]]:
         """The kinds whose window is over, with how many of each were suppressed."""
-        over = [kind for kind, window in self._kinds.items() if window[0] <= now]
-        ended = [(kind, int(self._kinds.pop(kind)[2])) for kind in over]
+        over = [kind for kind, window in self._kinds.items() if window.end <= now]
+        ended = [(kind, self._kinds.pop(kind).suppressed) for kind in over]
         return [(kind, count) for kind, count in ended if count]
 
 
@@ -109,8 +128,8 @@ class Handler(logging.Handler):
             name, level, template = kind
             text = f"{count} suppressed: {_directive.sub('...', template)}"
             self._write(_level(level), name, text, record.created)
-        if self._repeats.admit((record.name, record.levelno, str(record.msg)), now):
-            text = record.getMessage()
+        text = record.getMessage()
+        if self._repeats.admit((record.name, record.levelno, str(record.msg)), text, now):
             if record.exc_info and record.exc_info[1] is not None:
                 text = f"{text}: {_told(record.exc_info[1])}"
             self._write(_level(record.levelno), record.name, text, record.created)

@@ -64,16 +64,13 @@ class Pipe:
 
 
 class Shared:
-    """What all halves of the process share: one buffer, the pipes, and who is busy."""
+    """What all halves of the process share beside the buffer: pipes, bounds, who is busy."""
 
     __slots__ = (
-        "buffer", "bulk_fd", "bulk_seen", "crowd_until", "free_pipes", "kept", "pipes", "splice",
-        "view",
+        "bulk_fd", "bulk_seen", "crowd_until", "free_pipes", "kept", "pipes", "splice",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.buffer = mmap(-1, BUFFER_SIZE)  # costs no memory before bytes move
-        self.view = memoryview(self.buffer)
         self.free_pipes: list[Pipe] = []
         self.pipes = 0  # pipes in being, free or not
         self.kept = 0  # bytes of all kept copies
@@ -115,6 +112,8 @@ class Shared:
         return now < self.crowd_until
 
 
+_buffer = mmap(-1, BUFFER_SIZE)  # costs no memory before bytes move
+_view = memoryview(_buffer)
 shared = Shared()
 
 
@@ -209,16 +208,15 @@ class Half:
         Args:
             mask: the event; with any of `END` in it, a short read does not mean drained
         """
-        count = self.count
         size = SMALL_READ
-        if count >= BULK_AFTER:
+        if self.count >= BULK_AFTER:
             if shared.splice and shared.crowded(self.fd, self.dispatcher.now):
                 self._splice(mask)
                 return
             size = BUFFER_SIZE
         if shared.kept > KEPT_LIMIT:
             size = STARVED_READ
-        recv_into, send = self.sock.recv_into, self.peer.sock.send
+        sock, peer = self.sock, self.peer.sock
         for _ in range(TURN):
             left = self.left
             if 0 <= left < size:
@@ -226,7 +224,7 @@ class Half:
                     return
                 size = left
             try:
-                got = recv_into(shared.buffer, size)
+                got = sock.recv_into(_buffer, size)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -239,7 +237,7 @@ class Half:
                 return
             self.count += got
             try:
-                sent = send(shared.view[:got])
+                sent = peer.send(_view[:got])
             except BlockingIOError:
                 sent = 0
             except OSError as error:
@@ -248,7 +246,7 @@ class Half:
             if left > 0:
                 self.left = left = left - got
             if sent < got:
-                self._keep(bytes(shared.view[sent:got]))
+                self._keep(bytes(_view[sent:got]))
                 return
             if not left:
                 self.owner.half_moved(self)

@@ -167,7 +167,7 @@ class Session(Intake):
             while isinstance(asked, bytes):
                 if not self.answer(asked):
                     return True
-                asked = self.read()
+                asked = self.read() if self.buffer else None
             if asked is None:
                 return False
             if isinstance(asked, Target):

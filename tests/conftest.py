@@ -22,7 +22,7 @@ SOON = 5.0  # seconds in which what is ending must have ended
 
 # Time is no property of the code under test on a shared machine.
 hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=10_000)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2_000)
 hypothesis.settings.load_profile("default")
 
 _loops: weakref.WeakSet[base_events.BaseEventLoop] = weakref.WeakSet()

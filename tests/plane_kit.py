@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from traceback import clear_frames
 from typing import Any, TypeVar
 
 import pytest
@@ -39,6 +40,7 @@ from bifrost_lite.relay import Half, shared
 from bifrost_lite.route import Router as Routes
 from bifrost_lite.session import Session
 from bifrost_lite.target import pack
+from bifrost_lite.tunnel import Tunnel
 
 T = TypeVar("T")
 
@@ -48,6 +50,9 @@ LOOPBACK = "127.0.0.1"
 both = pytest.mark.parametrize(
     "selector", [EpollDispatcher, PollDispatcher], ids=["epoll", "poll"]
 )
+
+# What the plane makes for each connection.
+EACH = (Session, Forward, Tunnel, Half, Dial, Attempt)
 
 Resolved = Callable[[tuple[bytes, ...], "Reason | None", bool], None]
 
@@ -323,9 +328,8 @@ class Proxy:
         self._collecting = gc.isenabled()
         self._upgrades = upgrades
         shared.bulk_seen = shared.crowd_until = 0.0
-        gc.collect()
+        gc.collect(0)
         gc.disable()
-        self._before = {id(thing) for thing in _things()}
         self.logged: list[logging.LogRecord] = []
         self._log = _Collector(self.logged)
         logging.getLogger("bifrost").addHandler(self._log)
@@ -534,13 +538,7 @@ class Proxy:
         assert (shared.kept, shared.pipes, shared.free_pipes) == (0, 0, [])
         assert relay.shared.pipes <= relay.PIPES
         # Collection is off: what is here now is in a ring or in somebody's hands.
-        assert [type(thing) for thing in _things() if id(thing) not in self._before] == []
-
-
-def _things() -> list[object]:
-    """What the plane makes for each connection."""
-    kinds = (Session, Forward, Half, Dial, Attempt)
-    return [thing for thing in gc.get_objects() if type(thing) in kinds]
+        assert not [thing for thing in gc.get_objects(0) if type(thing) in EACH]
 
 
 class _Collector(logging.Handler):
@@ -552,6 +550,8 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
+        if record.exc_info is not None:
+            clear_frames(record.exc_info[2])  # they hold what failed
 
     def fault(self, loop: object, context: dict[str, Any]) -> None:
         """asyncio's exception handler."""

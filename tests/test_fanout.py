@@ -303,3 +303,16 @@ def test_ticks_when_due(loop: Loop, end: End) -> None:
     loop.run_until_complete(asyncio.sleep(0.05))
     assert watcher.ticks == 1
     source.remove(watcher)
+
+
+def test_fault_in_encoding_is_not_the_putters(
+    loop: Loop, end: End, caplog: pytest.LogCaptureFixture
+) -> None:
+    source: Fanout[int] = Fanout(loop, lambda item: b"%d" % (1 // item))
+    watcher = Listener(end)
+    source.add(watcher)
+    source.put(0, 1)
+    assert "something could not be told" in caplog.text
+    source.put(1, 2, at_once=True)
+    assert end.theirs.recv(100) == b"1"
+    source.remove(watcher)

@@ -145,6 +145,19 @@ def test_throttled_tokens_over_the_wire(caplog: pytest.LogCaptureFixture) -> Non
     assert "secret-token" not in caplog.text
 
 
+def test_forwarded_addresses_are_not_believed() -> None:
+    """Whoever guesses could name another address each time."""
+    with running(token="secret-token") as daemon:
+        statuses = [
+            daemon.get(
+                "/api/v1/stats?token=guessed-token", f"X-Forwarded-For: 10.0.0.{number}",
+                f"X-Real-IP: 10.0.0.{number}", f"Forwarded: for=10.0.0.{number}",
+            ).status
+            for number in range(11)
+        ]  # fmt: skip
+        assert statuses == [401] * 10 + [429]
+
+
 # Connections.
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from bifrost_lite.config.schema import Control, Limits, Listen, Log, Resolver, Route, Settings
+from bifrost_lite.config.schema import Control, Limits, Listen, Log, Route, Settings
 from bifrost_lite.errors import ConfigError, Fault
 from bifrost_lite.load import MAX_FILE, load, memory_budget
 
@@ -151,7 +151,6 @@ def test_what_costs_more_counts_more(more: Settings) -> None:
     [
         Settings(control=Control(max_clients=5)),
         Settings(control=Control(max_subscribers=1)),
-        Settings(resolver=Resolver(mode="system")),
         structs.replace(Settings(), log=Log(requests=0)),
     ],
 )

@@ -186,20 +186,23 @@ def test_other_threads_hand_over(logs: Logs) -> None:
 # Repeats.
 
 
+@pytest.mark.parametrize(("distinct", "written"), [(False, log.SAME), (True, log.BURST)])
 def test_repeats_are_counted(
-    started: Started, out: Out, logs: Logs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    started: Started, out: Out, logs: Logs, monkeypatch: pytest.MonkeyPatch,
+    distinct: bool, written: int,
+) -> None:  # fmt: skip
+    """Those that say the same sooner: a list of thirty faults is to be seen whole."""
     now = 100.0
     monkeypatch.setattr(log, "monotonic", lambda: now)
     logger, _ = started
     for number in range(1000):
-        logger.warning("refused %s: %s", number, "why")
+        logger.warning("refused %s: %s", number if distinct else 1, "why")
     logger.warning("another")
-    assert len(out.lines) == log.BURST + 1
+    assert len(out.lines) == written + 1
     now += log.WINDOW
     logger.info("later")
-    assert out.lines[-2:] == [f"warn: {1000 - log.BURST} suppressed: refused ...: ...", "later"]
-    assert len(logs.ring) == log.BURST + 3
+    assert out.lines[-2:] == [f"warn: {1000 - written} suppressed: refused ...: ...", "later"]
+    assert len(logs.ring) == written + 3
     logger.warning("refused %s: %s", 1, "why")
     assert out.lines[-1] == "warn: refused 1: why"
 
@@ -207,7 +210,7 @@ def test_repeats_are_counted(
 def test_repeats_are_bounded() -> None:
     repeats = Repeats()
     for number in range(10 * log.KINDS):
-        assert repeats.admit(("x", 20, str(number)), 0.0)
+        assert repeats.admit(("x", 20, str(number)), "text", 0.0)
     assert len(repeats._kinds) == log.KINDS
     assert repeats.ended(log.WINDOW) == []
     assert repeats._kinds == {}

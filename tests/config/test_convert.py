@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from bifrost_lite.config import schema
+from bifrost_lite.config import kinds, schema
 from bifrost_lite.config.convert import convert, verify
 from bifrost_lite.config.schema import Access, Direct, Listen, Settings
 from bifrost_lite.errors import ConfigError, Fault
@@ -112,9 +112,9 @@ scalars = (
         + [10**400, date(2024, 1, 1), "127.0.0.1:7082", "your-token"]
     )
 )
-kinds: list[type[schema.Section]] = [schema.Settings, schema.Listen, schema.Route]
-kinds += schema.BACKENDS.values()
-words = sorted({field.name for kind in kinds for field in structs.fields(kind)})
+sections: list[type[schema.Section]] = [schema.Settings, schema.Listen, schema.Route]
+sections += schema.BACKENDS.values()
+words = sorted({field.name for kind in sections for field in structs.fields(kind)})
 trees = st.recursive(
     scalars,
     lambda inner: (
@@ -143,7 +143,7 @@ def by_schema(kind: type[schema.Section]) -> st.SearchStrategy[dict[str, object]
     """Data with the right keys and, often, the right values."""
     optional: dict[str, st.SearchStrategy[object]] = {}
     for field in structs.fields(kind):
-        plain, _ = schema.unwrap(field.type)
+        plain, _ = kinds.unwrap(field.type)
         near: st.SearchStrategy[object] = scalars
         if isinstance(plain, type) and issubclass(plain, schema.Section):
             near = by_schema(plain)

@@ -10,7 +10,7 @@ from typing import Literal, get_args, get_origin
 import pytest
 from msgspec import Struct, structs
 
-from bifrost_lite.config import schema, unbuilt, values
+from bifrost_lite.config import kinds, schema, unbuilt, values
 from bifrost_lite.config.convert import convert
 from bifrost_lite.config.toml import parse
 from bifrost_lite.errors import ConfigError
@@ -55,7 +55,7 @@ def keys(
     """All keys, each table's own before those of the tables in it."""
     below = []
     for key in _own(kind, header):
-        plain, _ = schema.unwrap(key.hint)
+        plain, _ = kinds.unwrap(key.hint)
         inner = get_args(plain)[0] if get_origin(plain) is tuple else plain
         if isinstance(inner, type) and issubclass(inner, schema.Section):
             name = ".".join((*path, key.name))
@@ -84,7 +84,7 @@ def _own(kind: type[schema.Section], header: str) -> Iterator[Key]:
 
 def allowed(hint: object) -> str:
     """What may stand there: ``1 to 10``, ``one of ...``."""
-    plain, metas = schema.unwrap(hint)
+    plain, metas = kinds.unwrap(hint)
     if get_origin(plain) is Literal:
         return ", ".join(f'`"{option}"`' for option in get_args(plain))
     if get_origin(plain) is tuple:
@@ -94,17 +94,17 @@ def allowed(hint: object) -> str:
     if plain is bool:
         return "`true`, `false`"
     if plain is str:
-        return _texts[schema.extra(metas, "check").__name__]
+        return _texts[kinds.extra(metas, "check").__name__]
     low, high = (next(getattr(m, end) for m in metas if getattr(m, end) is not None)
                  for end in ("ge", "le"))  # fmt: skip
-    if schema.extra(metas, "unit") == "seconds":
+    if kinds.extra(metas, "unit") == "seconds":
         return f"time, {values.duration_text(low)} to {values.duration_text(high)}"
     return f"{low} to {high}"
 
 
 def default(key: Key) -> str:
     """The default as TOML."""
-    unit = schema.extra(schema.unwrap(key.hint)[1], "unit")
+    unit = kinds.extra(kinds.unwrap(key.hint)[1], "unit")
     if unit == "seconds":
         assert isinstance(key.default, float)
         return f'"{values.duration_text(key.default)}"'
@@ -118,7 +118,7 @@ def default(key: Key) -> str:
 
 def meaning(key: Key) -> str:
     """The sentence, with the types of backends that have the key, and whether it is built."""
-    metas = schema.unwrap(key.hint)[1]
+    metas = kinds.unwrap(key.hint)[1]
     text = next(meta.description for meta in metas if meta.description)
     if key.types:
         text += f" Only {', '.join(f'`{name}`' for name in key.types)}."
@@ -127,7 +127,7 @@ def meaning(key: Key) -> str:
 
 def limits(key: Key) -> str:
     """What this version does not do of it."""
-    words = get_origin(schema.unwrap(key.hint)[0]) is Literal
+    words = get_origin(kinds.unwrap(key.hint)[0]) is Literal
     for entry, harmless in unbuilt._UNBUILT.items():
         if key.path == entry and words:
             only = ", ".join(f'`"{value}"`' for value in harmless if isinstance(value, str))

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from bifrost_lite.config import schema
+from bifrost_lite.config import kinds, schema
 from bifrost_lite.config.schema import Direct, Section, Settings
 
 
@@ -48,12 +48,12 @@ def test_every_section_is_frozen_and_every_key_has_a_default(kind: type[Section]
 @pytest.mark.parametrize("kind", SECTIONS, ids=lambda kind: kind.__name__)
 def test_every_value_has_its_bounds(kind: type[Section]) -> None:
     for field in structs.fields(kind):
-        plain, metas = schema.unwrap(field.type)
+        plain, metas = kinds.unwrap(field.type)
         if plain in (int, float):
             assert any(meta.ge is not None for meta in metas), field.name
             assert any(meta.le is not None for meta in metas), field.name
         elif plain is str:
-            assert schema.extra(metas, "check") is not None, field.name
+            assert kinds.extra(metas, "check") is not None, field.name
         elif get_origin(plain) is Literal:
             assert field.default in get_args(plain), field.name
 
@@ -63,7 +63,7 @@ def test_secrets_are_known_as_such() -> None:
         f"{kind.__name__}.{field.name}"
         for kind in SECTIONS
         for field in structs.fields(kind)
-        if schema.extra(schema.unwrap(field.type)[1], "secret")
+        if kinds.extra(kinds.unwrap(field.type)[1], "secret")
     }
     assert secret == {
         "HttpProxy.password",
@@ -76,11 +76,11 @@ def test_secrets_are_known_as_such() -> None:
 
 
 def test_each_type_of_backend_has_its_class() -> None:
-    (kinds,) = (
-        get_args(schema.unwrap(field.type)[0])
+    (hint,) = (
+        kinds.unwrap(field.type)[0]
         for field in structs.fields(schema.Backend)
         if field.name == "type"
     )
-    assert set(kinds) == set(schema.BACKENDS)
+    assert set(get_args(hint)) == set(schema.BACKENDS)
     for name, kind in schema.BACKENDS.items():
         assert kind().type == kind().name == name

@@ -136,7 +136,9 @@ def test_nothing_has_no_lines(text: str) -> None:
     assert index_lines(text) == {}
 
 
-@pytest.mark.parametrize("text", ["a", "a =", "[a", "[[a]", "a = [1", "a = {b", '"a', "= 1", "\0", '"\\1"'])
+@pytest.mark.parametrize(
+    "text", ["a", "a =", "[a", "[[a]", "a = [1", "a = {b", '"a', "= 1", "\0", '"\\1"']
+)
 def test_text_that_is_no_toml_has_no_lines(text: str) -> None:
     assert index_lines(text) == {}
 

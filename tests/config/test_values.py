@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bifrost_lite.config import values
+from bifrost_lite.names import Server
 
 CHECKS: list[Callable[[str], object]] = [
     values.name,
@@ -101,9 +102,10 @@ def test_duration_text(seconds: float, text: str) -> None:
         (values.endpoint, "127.0.0.1:7082", ("127.0.0.1", 7082)),
         (values.endpoint, "[::1]:0", ("::1", 0)),
         (values.endpoint, "[::ffff:1.2.3.4]:1", ("::ffff:1.2.3.4", 1)),
-        (values.server, "9.9.9.9", ("9.9.9.9", 53)),
-        (values.server, "2620:fe::fe", ("2620:fe::fe", 53)),
-        (values.server, "[::1]:5353", ("::1", 5353)),
+        (values.server, "9.9.9.9", Server("9.9.9.9", 53, "")),
+        (values.server, "2620:fe::fe", Server("2620:fe::fe", 53, "")),
+        (values.server, "[::1]:5353", Server("::1", 5353, "")),
+        (values.server, "fe80::1%br-lan", Server("fe80::1", 53, "br-lan")),
         (values.host, "router.lan", "router.lan"),
         (values.host, "2001:db8::1", "2001:db8::1"),
         (values.origin, "http://localhost:3000", "http://localhost:3000"),
@@ -160,6 +162,8 @@ def test_authority() -> None:
         (values.endpoint, "localhost:7082"),
         (values.server, "9.9.9.9:0"),
         (values.server, "dns.example"),
+        (values.server, "fe80::1%br/lan"),
+        (values.server, "fe80::1%x\n"),
         (values.host, "a:1"),
         (values.host, "1.2.3"),
         (values.authority, "proxy.example"),

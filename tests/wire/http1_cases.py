@@ -88,73 +88,35 @@ refused(
 # Third kind: a length that two number parsers read differently. strtol takes a sign, blanks
 # and 0x; Python's int takes underscores and the digits of other scripts; 32 or 64 bits wrap
 # round at a number that is long enough, tinyproxy's port and chunk sizes did.
+BAD_LENGTHS = [
+    b"", b"+5", b"-5", b"-0", b"0x5", b"5h", b"5 6", b"5,5", b"5, 5", b"5;", b'"5"', b"5.0",
+    b"5e1", b"5_0", b"\xd9\xa5", b"\xb2", b"9" * 19, b"0" * 19, b"9" * 5000,
+]  # fmt: skip
 refused(
     "Content-Length is not a number",
     **{
         f"length_{number}": head(b"Content-Length: " + value)
-        for number, value in enumerate(
-            [
-                b"",
-                b"+5",
-                b"-5",
-                b"-0",
-                b"0x5",
-                b"5h",
-                b"5 6",
-                b"5,5",
-                b"5, 5",
-                b"5;",
-                b'"5"',
-                b"5.0",
-                b"5e1",
-                b"5_0",
-                b"\xd9\xa5",
-                b"\xb2",
-                b"9" * 19,
-                b"0" * 19,
-                b"9" * 5000,
-            ]
-        )
-    },  # fmt: skip
+        for number, value in enumerate(BAD_LENGTHS)
+    },
 )
 
 # Fourth kind: a coding that one side takes for `chunked` and the other for something unknown,
 # which it skips. The published ways to hide it are all of this kind: a list, a parameter,
 # quotes, a prefix, a letter that folds to an ASCII one. A final `chunked` behind another coding
 # is legal, but nothing that talks to a proxy sends it.
+BAD_CODINGS = [
+    b"", b"chunked, chunked", b"chunked,chunked", b"gzip, chunked", b"chunked, gzip",
+    b"chunked, identity", b"identity", b"xchunked", b"chunkedx", b"chunk", b"gzip",
+    b"chunked;q=1", b"chunked; q", b"chunked;", b";chunked", b",chunked", b"chunked,",
+    b'"chunked"', b"'chunked'", b"chun ked", b"chunked chunked", b"chunked\tx", b"\xc4\x8dhunked",
+    b"chun\xe2\x84\xaaed",
+]  # fmt: skip
 refused(
     "the only Transfer-Encoding taken is 'chunked', in HTTP/1.1",
     **{
         f"coding_{number}": head(b"Transfer-Encoding: " + value)
-        for number, value in enumerate(
-            [
-                b"",
-                b"chunked, chunked",
-                b"chunked,chunked",
-                b"gzip, chunked",
-                b"chunked, gzip",
-                b"chunked, identity",
-                b"identity",
-                b"xchunked",
-                b"chunkedx",
-                b"chunk",
-                b"gzip",
-                b"chunked;q=1",
-                b"chunked; q",
-                b"chunked;",
-                b";chunked",
-                b",chunked",
-                b"chunked,",
-                b'"chunked"',
-                b"'chunked'",
-                b"chun ked",
-                b"chunked chunked",
-                b"chunked\tx",
-                b"\xc4\x8dhunked",
-                b"chun\xe2\x84\xaaed",
-            ]
-        )
-    },  # fmt: skip
+        for number, value in enumerate(BAD_CODINGS)
+    },
     coding_of_http_10=head(CHUNKED, line=b"POST http://a.example/ HTTP/1.0"),
 )
 refused(
@@ -272,47 +234,22 @@ refused(
 # The request line has three words and two spaces. RFC 9112 section 3 lets a reader split it at
 # any run of blanks, and then a target with a blank in it is as many targets as there are
 # readers; a request of HTTP/0.9 has no head at all.
+BAD_LINES = [
+    b"GET", b"GET http://a/", b"GET HTTP/1.1", b"GET  HTTP/1.1", b" HTTP/1.1",
+    b"GET http://a/ HTTP/1", b"GET http://a/ HTTP/1.", b"GET http://a/ HTTP/.1",
+    b"GET http://a/ HTTP/11", b"GET http://a/ HTTP/1.10", b"GET http://a/ HTTP/01.1",
+    b"GET http://a/ HTTP/1,1", b"GET http://a/ http/1.1", b"GET http://a/ HTTPS/1.1",
+    b"GET http://a/ HTTP/+1.1", b"GET http://a/ HTTP/1.1 ", b"GET http://a/ HTTP/ 1.1",
+    b" GET http://a/ HTTP/1.1", b"GET  http://a/ HTTP/1.1", b"GET\thttp://a/ HTTP/1.1",
+    b"GET http://a/ b HTTP/1.1", b"GET http://a/  HTTP/1.1", b"GET http://a/\tHTTP/1.1",
+    b"GET http://a/\0 HTTP/1.1", b"GET http://a/\x7f HTTP/1.1", b"GET http://a/\x1b[2J HTTP/1.1",
+    b"GET http://a/\x0b HTTP/1.1", b"G@T http://a/ HTTP/1.1", b"G\0T http://a/ HTTP/1.1",
+    b"\xff http://a/ HTTP/1.1", b"M" * 33 + b" http://a/ HTTP/1.1",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+]  # fmt: skip
 refused(
     "the request line is not 'METHOD TARGET HTTP/1.1'",
-    **{
-        f"line_{number}": head(line=line)
-        for number, line in enumerate(
-            [
-                b"GET",
-                b"GET http://a/",
-                b"GET HTTP/1.1",
-                b"GET  HTTP/1.1",
-                b" HTTP/1.1",
-                b"GET http://a/ HTTP/1",
-                b"GET http://a/ HTTP/1.",
-                b"GET http://a/ HTTP/.1",
-                b"GET http://a/ HTTP/11",
-                b"GET http://a/ HTTP/1.10",
-                b"GET http://a/ HTTP/01.1",
-                b"GET http://a/ HTTP/1,1",
-                b"GET http://a/ http/1.1",
-                b"GET http://a/ HTTPS/1.1",
-                b"GET http://a/ HTTP/+1.1",
-                b"GET http://a/ HTTP/1.1 ",
-                b"GET http://a/ HTTP/ 1.1",
-                b" GET http://a/ HTTP/1.1",
-                b"GET  http://a/ HTTP/1.1",
-                b"GET\thttp://a/ HTTP/1.1",
-                b"GET http://a/ b HTTP/1.1",
-                b"GET http://a/  HTTP/1.1",
-                b"GET http://a/\tHTTP/1.1",
-                b"GET http://a/\0 HTTP/1.1",
-                b"GET http://a/\x7f HTTP/1.1",
-                b"GET http://a/\x1b[2J HTTP/1.1",
-                b"GET http://a/\x0b HTTP/1.1",
-                b"G@T http://a/ HTTP/1.1",
-                b"G\0T http://a/ HTTP/1.1",
-                b"\xff http://a/ HTTP/1.1",
-                b"M" * 33 + b" http://a/ HTTP/1.1",
-                b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
-            ]
-        )
-    },  # fmt: skip
+    **{f"line_{number}": head(line=line) for number, line in enumerate(BAD_LINES)},
     two_empty_lines_first=b"\r\n\r\n" + head(),
     empty_line_and_space_first=b"\r\n " + head(),
 )

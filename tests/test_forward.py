@@ -1,0 +1,587 @@
+"""HTTP/1.1 through the proxy: what the target gets and what the client gets, byte for byte."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from bifrost_lite.dispatch import Dispatcher, EpollDispatcher
+from bifrost_lite.wire.http1 import RESPONSE_HEAD_LIMIT
+from tests.plane_kit import Origin, Peer, Proxy, both, get, refusal
+
+Selector = type[Dispatcher]
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def begin(proxy: Proxy, origin: Origin, *fields: str, **more: str) -> tuple[Peer, Peer]:
+    """A client whose GET has arrived, and the target that has read it."""
+    client = proxy.connect().send(get(f"http://{origin.authority}/", *fields, **more))
+    target = origin.accept()
+    target.head()
+    return client, target
+
+
+# What the client sends, and what the target gets of it; A is the target's host and port.
+REQUESTS = {
+    "plain": ("GET http://A/x?y=1 HTTP/1.1|Host: b|Accept: */*||", "GET /x?y=1 HTTP/1.1|Host: A|Accept: */*||"),
+    "no path": ("GET http://A HTTP/1.1|Host: b||", "GET / HTTP/1.1|Host: A||"),
+    "query only": ("GET http://A?q HTTP/1.1|Host: b||", "GET /?q HTTP/1.1|Host: A||"),
+    "OPTIONS for all": ("OPTIONS http://A HTTP/1.1|Host: b||", "OPTIONS * HTTP/1.1|Host: A||"),
+    "scheme in capitals": ("GET HTTP://A/ HTTP/1.1|Host: b||", "GET / HTTP/1.1|Host: A||"),
+    "HTTP/1.0": ("GET http://A/ HTTP/1.0||", "GET / HTTP/1.1|Host: A||"),
+    "HTTP/1.7": ("GET http://A/ HTTP/1.7|Host: b||", "GET / HTTP/1.1|Host: A||"),
+    "an empty line before": ("|GET http://A/ HTTP/1.1|Host: b||", "GET / HTTP/1.1|Host: A||"),
+    "odd method": ("M-SEARCH http://A/ HTTP/1.1|Host: b||", "M-SEARCH / HTTP/1.1|Host: A||"),
+    "odd bytes": ("GET http://A/\xe9?a=\xff HTTP/1.1|Host: b|X: \xff\t \xe9||", "GET /\xe9?a=\xff HTTP/1.1|Host: A|X: \xff\t \xe9||"),
+    "hop-by-hop": (
+        "GET http://A/ HTTP/1.1|Host: b|Connection: close, X-Mine|X-Mine: 1|Keep-Alive: 5|A: 1"
+        "|Proxy-Connection: keep-alive|TE: trailers|Trailer: X|Proxy-Authorization: Basic x|B: 2||",
+        "GET / HTTP/1.1|Host: A|A: 1|B: 2||",
+    ),
+    "upgrade not asked for": (
+        "GET http://A/ HTTP/1.1|Host: b|Upgrade: h2c||", "GET / HTTP/1.1|Host: A||",
+    ),
+    "upgrade": (
+        "GET http://A/ HTTP/1.1|Host: b|connection: Upgrade|upgrade: websocket|Sec-WebSocket-Key: k||",
+        "GET / HTTP/1.1|Host: A|Sec-WebSocket-Key: k|Connection: upgrade|Upgrade: websocket||",
+    ),
+    "length": (
+        "POST http://A/ HTTP/1.1|Content-Length: 005|Host: b|X: y||hello",
+        "POST / HTTP/1.1|Host: A|X: y|Content-Length: 5||hello",
+    ),
+    "no body": (
+        "POST http://A/ HTTP/1.1|Content-Length: 0|Host: b||",
+        "POST / HTTP/1.1|Host: A|Content-Length: 0||",
+    ),
+    "chunks": (
+        "POST http://A/ HTTP/1.1|Host: b|Transfer-Encoding: Chunked||5;x=y|Wiki | 5;q=\"a;b\"|".replace(" 5", "5")
+        + "pedia|0|X-Trailer: gone||",
+        "POST / HTTP/1.1|Host: A|Transfer-Encoding: chunked||a|Wiki pedia|0||",
+    ),
+    "no chunks": (
+        "POST http://A/ HTTP/1.1|Host: b|Transfer-Encoding: chunked||0||",
+        "POST / HTTP/1.1|Host: A|Transfer-Encoding: chunked||0||",
+    ),
+    "expect": (
+        "PUT http://A/ HTTP/1.1|Host: b|Expect: 100-continue|Content-Length: 2||ab",
+        "PUT / HTTP/1.1|Host: A|Expect: 100-continue|Content-Length: 2||ab",
+    ),
+}  # fmt: skip
+
+
+def wire(text: str, authority: str = "") -> bytes:
+    return text.replace("//A", f"//{authority}").replace("Host: A", f"Host: {authority}").replace(
+        "|", "\r\n"
+    ).encode("latin-1")
+
+
+@both
+@pytest.mark.parametrize("case", REQUESTS)
+@pytest.mark.parametrize("trickled", [False, True], ids=["whole", "bytes"])
+def test_request(selector: Selector, case: str, trickled: bool) -> None:
+    sent, arrives = REQUESTS[case]
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        client = proxy.connect()
+        if trickled:
+            client.trickle(wire(sent, origin.authority), proxy.settle)
+        else:
+            client.send(wire(sent, origin.authority))
+        target = origin.accept()
+        if trickled and "hunk" in case and "no" not in case:
+            target.head()
+            assert target.until(b"\r\n0\r\n\r\n") == b"".join(
+                b"1\r\n%c\r\n" % letter for letter in b"Wiki pedia"
+            ) + b"0\r\n\r\n"
+        else:
+            target.expect(wire(arrives, origin.authority))
+        proxy.settle()
+        target.empty()
+        target.send(OK)
+        client.until(b"ok")
+        (record,) = proxy.finished
+        path = sent.split()[1].removeprefix("http://A").removeprefix("HTTP://A").partition("?")[0]
+        default = "*" if sent.startswith("OPTIONS") else "/"
+        assert record.url == origin.authority + (path or default)
+        assert (record.method, record.status_code) == (sent.lstrip("|").split()[0], 200)
+
+
+@both
+def test_request_to_ipv6_with_via(selector: Selector) -> None:
+    with Proxy(selector, via=True) as proxy:
+        origin = proxy.origin("::1")
+        client = proxy.connect().send(get(f"http://[0::1]:{origin.port}/"))
+        target = origin.accept()
+        host = f"[::1]:{origin.port}".encode()
+        target.expect(b"GET / HTTP/1.1\r\nHost: %b\r\nVia: 1.1 bifrost-lite\r\n\r\n" % host)
+        target.send(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
+        client.expect(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nVia: 1.0 bifrost-lite\r\n\r\n")
+
+
+# What the target sends, and what the client gets of it; then whether the connection to the
+# target lives on, and whether the client's does.
+ANSWERS = {
+    "plain": ("HTTP/1.1 200 OK|X: y|Content-Length: 5||hello", "HTTP/1.1 200 OK|X: y|Content-Length: 5||hello", "kept", "kept"),
+    "empty": ("HTTP/1.1 200 OK|Content-Length: 0||", "HTTP/1.1 200 OK|Content-Length: 0||", "kept", "kept"),
+    "no phrase": ("HTTP/1.1 299|Content-Length: 0||", "HTTP/1.1 299 |Content-Length: 0||", "kept", "kept"),
+    "hop-by-hop": (
+        "HTTP/1.1 200 OK|Connection: X-Mine|X-Mine: 1|Keep-Alive: timeout=5|Trailer: Z|Upgrade: h2c|Proxy-Authenticate: Basic|A: b|Content-Length: 0||",
+        "HTTP/1.1 200 OK|A: b|Content-Length: 0||", "kept", "kept",
+    ),
+    "close": ("HTTP/1.1 200 OK|Connection: close|Content-Length: 2||ok", "HTTP/1.1 200 OK|Content-Length: 2||ok", "closed", "kept"),
+    "1.0": ("HTTP/1.0 200 OK|Content-Length: 2||ok", "HTTP/1.1 200 OK|Content-Length: 2||ok", "closed", "kept"),
+    "1.0 kept": ("HTTP/1.0 200 OK|Connection: Keep-Alive|Content-Length: 2||ok", "HTTP/1.1 200 OK|Content-Length: 2||ok", "kept", "kept"),
+    "204": ("HTTP/1.1 204 No Content||", "HTTP/1.1 204 No Content||", "kept", "kept"),
+    "204 with a length": ("HTTP/1.1 204 No Content|Content-Length: 5||", "HTTP/1.1 204 No Content||", "kept", "kept"),
+    "304": ("HTTP/1.1 304 Not Modified|Content-Length: 500|ETag: x||", "HTTP/1.1 304 Not Modified|ETag: x|Content-Length: 500||", "kept", "kept"),
+    "chunks": (
+        "HTTP/1.1 200 OK|Transfer-Encoding: chunked||3;x=y|abc|2|de|0|X-Trailer: gone||",
+        "HTTP/1.1 200 OK|Transfer-Encoding: chunked||5|abcde|0||", "kept", "kept",
+    ),
+    "no chunks": ("HTTP/1.1 200 OK|Transfer-Encoding: chunked||0||", "HTTP/1.1 200 OK|Transfer-Encoding: chunked||0||", "kept", "kept"),
+    "coded chunks": (
+        "HTTP/1.1 200 OK|Transfer-Encoding: gzip, chunked||1|x|0||",
+        "HTTP/1.1 200 OK|Transfer-Encoding: gzip, chunked||1|x|0||", "kept", "kept",
+    ),
+    "TE and CL": (
+        "HTTP/1.1 200 OK|Content-Length: 3|Transfer-Encoding: chunked||1|x|0||",
+        "HTTP/1.1 200 OK|Transfer-Encoding: chunked||1|x|0||", "closed", "kept",
+    ),
+    "one length twice": ("HTTP/1.1 200 OK|Content-Length: 2|Content-Length: 2, 2||ok", "HTTP/1.1 200 OK|Content-Length: 2||ok", "kept", "kept"),
+    "too much": ("HTTP/1.1 200 OK|Content-Length: 2||okHTTP/1.1 200 OK|Content-Length: 1||x", "HTTP/1.1 200 OK|Content-Length: 2||ok", "closed", "kept"),
+    "too much behind chunks": (
+        "HTTP/1.1 200 OK|Transfer-Encoding: chunked||1|x|0||more",
+        "HTTP/1.1 200 OK|Transfer-Encoding: chunked||1|x|0||", "closed", "kept",
+    ),
+    "until close": ("HTTP/1.1 200 OK|X: y||all of it", "HTTP/1.1 200 OK|X: y|Connection: close||all of it", "ends", "closed"),
+    "1.0 until close": ("HTTP/1.0 200 OK||", "HTTP/1.1 200 OK|Connection: close||", "ends", "closed"),
+    "interim": (
+        "HTTP/1.1 100 Continue||HTTP/1.1 103 Early Hints|Link: x||HTTP/1.1 200 OK|Content-Length: 0||",
+        "HTTP/1.1 100 Continue||HTTP/1.1 103 Early Hints|Link: x||HTTP/1.1 200 OK|Content-Length: 0||",
+        "kept", "kept",
+    ),
+    "bare LF and folds": (
+        "HTTP/1.1 200 OK\nA: b\n c\nD :e\nContent-Length: 2\n\nok",
+        "HTTP/1.1 200 OK|A: b c|D:e|Content-Length: 2||ok", "kept", "kept",
+    ),
+    "large head": (
+        "HTTP/1.1 200 OK|Set-Cookie: " + "c" * 60_000 + "|Content-Length: 0||",
+        "HTTP/1.1 200 OK|Set-Cookie: " + "c" * 60_000 + "|Content-Length: 0||", "kept", "kept",
+    ),
+}  # fmt: skip
+
+
+@both
+@pytest.mark.parametrize("case", ANSWERS)
+def test_answer(selector: Selector, case: str) -> None:
+    answer(selector, *ANSWERS[case])
+
+
+@pytest.mark.parametrize("case", [case for case in ANSWERS if case != "large head"])
+def test_trickled_answer(case: str) -> None:
+    """Every byte in a segment of its own; chunks are then written as they come."""
+    sent, arrives, target_is, client_is = ANSWERS[case]
+    with Proxy() as proxy:
+        origin = proxy.origin()
+        client, target = begin(proxy, origin)
+        end = sent.find("||ok") + 4 if "too much" in case else len(sent)
+        target.trickle(wire(sent[:end] if "Content-Length: 2||ok" in sent else sent), proxy.settle)
+        if target_is == "ends":
+            target.close()
+        got = client.rest() if client_is == "closed" else client.head()
+        if client_is == "closed":
+            assert got == wire(arrives)
+        elif "chunk" not in arrives and case != "interim":
+            assert got == wire(arrives[: arrives.index("||") + 2])
+            client.expect(wire(arrives[arrives.index("||") + 2 :]))
+        elif case != "interim":
+            client.until(b"0\r\n\r\n")
+
+
+def answer(
+    selector: Selector, sent: str, arrives: str, target_is: str, client_is: str, **request: str
+) -> None:
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        client, target = begin(proxy, origin, **request)
+        target.send(wire(sent))
+        if target_is == "ends":
+            target.finish()
+        client.expect(wire(arrives))
+        if target_is != "kept":
+            target.gone()  # what it said too much is never read: RST
+        if client_is == "closed":
+            client.ended()
+            return
+        client.send(get(f"http://{origin.authority}/again", method="HEAD"))
+        if target_is == "kept":
+            target.head()
+            proxy.settle()
+            origin.alone()
+        else:
+            target = origin.accept()
+            target.head()
+        target.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+        assert client.head().startswith(b"HTTP/1.1 200 OK\r\n")
+        assert len(proxy.opened) == (1 if target_is == "kept" else 2)
+
+
+# The same for a client of HTTP/1.0, which is told how long its connection lives.
+OLD = {
+    "length": ("HTTP/1.1 200 OK|Content-Length: 2||ok", "HTTP/1.1 200 OK|Content-Length: 2|Connection: close||ok"),
+    "chunks": ("HTTP/1.1 200 OK|Transfer-Encoding: chunked||3;x|abc|2|de|0|T: x||", "HTTP/1.1 200 OK|Connection: close||abcde"),
+    "interim": ("HTTP/1.1 102 Processing||HTTP/1.1 200 OK|Content-Length: 2||ok", "HTTP/1.1 200 OK|Content-Length: 2|Connection: close||ok"),
+    "204": ("HTTP/1.1 204 No Content||", "HTTP/1.1 204 No Content|Connection: close||"),
+}  # fmt: skip
+
+
+@both
+@pytest.mark.parametrize("case", OLD)
+def test_answer_to_http_1_0(selector: Selector, case: str) -> None:
+    sent, arrives = OLD[case]
+    answer(selector, sent, arrives, "closed", "closed", version="1.0")
+
+
+@both
+def test_http_1_0_keeps_alive_where_asked(selector: Selector) -> None:
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        client, target = begin(proxy, origin, "Connection: keep-alive", version="1.0")
+        target.send(OK)
+        client.expect(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok")
+        client.send(get(f"http://{origin.authority}/"))
+        target.head()
+        target.send(OK)
+        client.expect(OK)
+
+
+@pytest.mark.parametrize(
+    ("sent", "arrives"),
+    [
+        ("HTTP/1.1 200 OK|Content-Length: 500||", "HTTP/1.1 200 OK|Content-Length: 500||"),
+        ("HTTP/1.1 200 OK|Transfer-Encoding: chunked||", "HTTP/1.1 200 OK||"),
+        ("HTTP/1.1 200 OK||", "HTTP/1.1 200 OK||"),
+    ],
+)
+def test_answer_to_head(sent: str, arrives: str) -> None:
+    answer(EpollDispatcher, sent, arrives, "kept", "kept", method="HEAD")
+
+
+BROKEN = {
+    "no HTTP": "SSH-2.0-OpenSSH_9.2||",
+    "another version": "HTTP/2 200 OK||",
+    "no status": "HTTP/1.1 OK||",
+    "status of two digits": "HTTP/1.1 20 OK||",
+    "no colon": "HTTP/1.1 200 OK|nonsense||",
+    "NUL": "HTTP/1.1 200 OK|X: a\0b|Content-Length: 0||",
+    "two lengths": "HTTP/1.1 200 OK|Content-Length: 1|Content-Length: 2||ab",
+    "length of letters": "HTTP/1.1 200 OK|Content-Length: two||ab",
+    "TE without chunked": "HTTP/1.1 200 OK|Transfer-Encoding: gzip||x",
+    "TE with chunked first": "HTTP/1.1 200 OK|Transfer-Encoding: chunked, gzip||x",
+    "chunked twice": "HTTP/1.1 200 OK|Transfer-Encoding: chunked, chunked||0||",
+    "endless head": "HTTP/1.1 200 OK|X: " + "x" * RESPONSE_HEAD_LIMIT,
+    "many fields": "HTTP/1.1 200 OK|" + "X: y|" * 401 + "|",
+    "bad chunk": "HTTP/1.1 200 OK|Transfer-Encoding: chunked||nonsense||",
+    "101 unasked": "HTTP/1.1 101 Switching Protocols|Upgrade: x||",
+    "interim, then nonsense": "HTTP/1.1 100 Continue||nonsense||",
+}
+
+
+@both
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_answer(selector: Selector, case: str) -> None:
+    with Proxy(selector) as proxy:
+        client, target = begin(proxy, proxy.origin())
+        target.send(wire(BROKEN[case]))
+        if case.startswith("interim"):
+            client.expect(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert refusal(client) == (502, "bad_response")
+        target.gone()
+        assert proxy.words() == ["new", "close bad_response", "failed bad_response"]
+        (record,) = proxy.finished
+        assert (record.status_code, record.error) == (502, "bad_response")
+
+
+def test_coded_chunks_are_not_for_http_1_0() -> None:
+    with Proxy() as proxy:
+        client, target = begin(proxy, proxy.origin(), version="1.0")
+        target.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n")
+        assert refusal(client) == (502, "bad_response")
+
+
+@both
+def test_bad_chunk_in_mid_answer(selector: Selector) -> None:
+    with Proxy(selector) as proxy:
+        client, target = begin(proxy, proxy.origin())
+        target.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        client.until(b"1\r\nx\r\n")
+        target.send(b"nonsense\r\n")
+        client.ended()  # without the last chunk, which says that something is missing
+        assert proxy.words() == ["new", "close bad_response"]
+        assert [(r.status_code, r.error) for r in proxy.finished] == [(200, "bad_response")]
+
+
+# Bodies that take their time.
+
+
+@both
+def test_long_bodies(selector: Selector) -> None:
+    size = 5_000_000
+    body = bytes(range(250)) * (size // 250)
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        client = proxy.connect()
+        for kind in ("length", "chunks", "until close"):
+            head = get(f"http://{origin.authority}/", f"Content-Length: {size}", method="POST")
+            send = threading.Thread(target=client.send, args=(head + body,))
+            send.start()
+            target = origin.accept()
+            target.head()
+            assert target.exactly(size) == body
+            send.join()
+            answer = {
+                "length": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (size, body),
+                "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+                b"%x\r\n%b\r\n0\r\n\r\n" % (size, body),
+                "until close": b"HTTP/1.1 200 OK\r\n\r\n" + body,
+            }[kind]  # fmt: skip
+            send = threading.Thread(target=target.send, args=(answer,))
+            send.start()
+            client.head()
+            if kind == "length":
+                assert client.exactly(size) == body
+            elif kind == "chunks":
+                assert unchunk(client) == body
+            send.join()
+            if kind == "until close":
+                target.close()
+                assert client.rest() == body
+        assert sum(record.bytes_sent for record in proxy.finished) > 3 * size
+        assert all(record.bytes_received > size for record in proxy.finished)
+
+
+def unchunk(peer: Peer) -> bytes:
+    """Read a chunked body."""
+    parts = []
+    while size := int(peer.until(b"\r\n"), 16):
+        parts.append(peer.exactly(size))
+        peer.expect(b"\r\n")
+    peer.expect(b"\r\n")
+    return b"".join(parts)
+
+
+@both
+def test_chunked_upload_comes_and_goes_in_pieces(selector: Selector) -> None:
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        client = proxy.connect().send(
+            get(f"http://{origin.authority}/", "Transfer-Encoding: chunked", method="POST")
+        )
+        target = origin.accept()
+        target.head()
+        for piece in (b"one", b"two!", b"three"):
+            client.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+            target.expect(b"%x\r\n%b\r\n" % (len(piece), piece))
+        client.send(b"5\r\nspl")
+        target.expect(b"3\r\nspl\r\n")
+        client.send(b"it\r")
+        target.expect(b"2\r\nit\r\n")
+        client.send(b"\n0\r\nT: x\r\n\r\n" + get(f"http://{origin.authority}/next"))
+        target.expect(b"0\r\n\r\n").send(OK)
+        client.expect(OK)
+        assert target.head().startswith(b"GET /next ")
+        target.send(OK)
+        client.expect(OK)
+
+
+@both
+def test_long_chunked_upload(selector: Selector) -> None:
+    size = 3_000_000
+    body = bytes(range(250)) * (size // 250)
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        head = get(f"http://{origin.authority}/", "Transfer-Encoding: chunked", method="POST")
+        client = proxy.connect()
+        data = head + b"%x\r\n%b\r\n0\r\n\r\n" % (size, body)
+        send = threading.Thread(target=client.send, args=(data,))
+        send.start()
+        target = origin.accept()
+        target.head()
+        assert unchunk(target) == body
+        send.join()
+        target.send(OK)
+        client.expect(OK)
+
+
+@both
+def test_answer_to_a_slow_reader(selector: Selector) -> None:
+    """What does not fit is kept, the end included, and the client's next request still served."""
+    size = 8_000_000
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        client, target = begin(proxy, origin)
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        data = head + b"%x\r\n%b\r\n0\r\n\r\n" % (size, bytes(size))
+        send = threading.Thread(target=target.send, args=(data,))
+        send.start()
+        client.send(get(f"http://{origin.authority}/next"))
+        client.head()
+        assert unchunk(client) == bytes(size)
+        send.join()
+        assert target.head().startswith(b"GET /next ")
+        target.send(OK)
+        client.expect(OK)
+        assert len(proxy.opened) == 1
+
+
+# 100-continue, early answers, upgrades.
+
+
+@both
+def test_100_continue(selector: Selector) -> None:
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        client = proxy.connect().send(
+            get(f"http://{origin.authority}/", "Expect: 100-continue", "Content-Length: 4", method="PUT")
+        )
+        target = origin.accept()
+        assert b"\r\nExpect: 100-continue\r\n" in target.head()
+        target.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        client.expect(b"HTTP/1.1 100 Continue\r\n\r\n").send(b"body")
+        target.expect(b"body").send(OK)
+        client.expect(OK)
+        client.send(get(f"http://{origin.authority}/"))
+        target.head()
+
+
+@both
+@pytest.mark.parametrize("body", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
+def test_answer_before_the_body(selector: Selector, body: str) -> None:
+    """A 413, say: the client reads it although its body went nowhere."""
+    answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nno!"
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        client = proxy.connect().send(get(f"http://{origin.authority}/", body, method="POST"))
+        target = origin.accept()
+        target.head()
+        target.send(answer)
+        client.expect(answer.replace(b"3\r\n", b"3\r\nConnection: close\r\n", 1))
+        target.gone()
+        client.send(b"1\r\nx\r\n" * 1000)  # and is still sending
+        client.ended()
+        assert proxy.words() == ["new", "close closed"]
+        (record,) = proxy.finished
+        assert (record.status_code, record.error) == (413, "")
+
+
+@both
+def test_answer_while_the_body_goes_up(selector: Selector) -> None:
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        client = proxy.connect().send(
+            get(f"http://{origin.authority}/", "Content-Length: 6", method="POST") + b"abc"
+        )
+        target = origin.accept()
+        target.head()
+        target.expect(b"abc").send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n12")
+        client.expect(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\n12")
+        client.send(b"def")
+        target.expect(b"def").send(b"34")
+        client.expect(b"34").ended()
+
+
+@both
+def test_target_that_stops_reading_has_its_say(selector: Selector) -> None:
+    """It answers and resets the connection, since there was more to read."""
+    answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nno!"
+    size = 30_000_000
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        client = proxy.connect()
+
+        def upload() -> None:
+            head = get(f"http://{origin.authority}/", f"Content-Length: {size}", method="POST")
+            try:
+                client.send(head + bytes(size))
+            except OSError:
+                return  # cut off after its answer
+
+        send = threading.Thread(target=upload)
+        send.start()
+        target = origin.accept()
+        target.head()
+        target.send(answer)
+        target.close()
+        client.until(b"no!")
+        send.join()
+        proxy.gone()
+        (record,) = proxy.finished
+        assert (record.status_code, record.error) == (413, "")
+
+
+@both
+@pytest.mark.parametrize("early", [False, True])
+def test_upgrade(selector: Selector, early: bool) -> None:
+    with Proxy(selector, upgrades=True) as proxy:
+        client, target = begin(proxy, proxy.origin(), "Connection: Upgrade", "Upgrade: x/2")
+        head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x/2\r\nConnection: Upgrade\r\n\r\n"
+        target.send(head + b"frame" * early)
+        client.expect(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x/2\r\n\r\n"
+        ).expect(b"frame" * early)
+        client.send(b"\x00up")
+        target.expect(b"\x00up").send(b"\xffdown")
+        client.expect(b"\xffdown").finish()
+        target.ended()
+        target.send(b"!").close()
+        assert client.rest() == b"!"
+        event = proxy.close_event()
+        assert (event.protocol, event.reason) == ("HTTP", "closed")
+        assert event.bytes_received == len(head) + 5 * early + 6
+        (record,) = proxy.finished
+        assert (record.status_code, record.error) == (101, "")
+
+
+@both
+def test_upgrade_with_early_bytes_of_the_client(selector: Selector) -> None:
+    with Proxy(selector, upgrades=True) as proxy:
+        origin = proxy.origin()
+        client = proxy.connect()
+        client.send(get(f"http://{origin.authority}/", "Connection: upgrade", "Upgrade: x") + b"eager")
+        target = origin.accept()
+        target.head()
+        proxy.settle()
+        target.empty()
+        target.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n").expect(b"eager")
+
+
+@both
+def test_upgrade_refused(selector: Selector) -> None:
+    """The target answers as usual, and HTTP goes on."""
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        client, target = begin(proxy, origin, "Connection: Upgrade", "Upgrade: x")
+        target.send(OK)
+        client.expect(OK).send(get(f"http://{origin.authority}/"))
+        target.head()
+
+
+@both
+def test_counts(selector: Selector) -> None:
+    """Bytes of the messages as they went to and came from the target."""
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        client = proxy.connect().send(
+            get(f"http://{origin.authority}/", "Connection: close", "Content-Length: 5", method="POST") + b"12345"
+        )
+        target = origin.accept()
+        up = target.head() + target.exactly(5)
+        down = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;xxxxxxx\r\na\r\n0\r\nX: y\r\n\r\n"
+        target.send(down)
+        client.rest()
+        event = proxy.close_event()
+        assert (event.bytes_sent, event.bytes_received) == (len(up), len(down))
+        (record,) = proxy.finished
+        assert (record.bytes_sent, record.bytes_received) == (len(up), len(down))
