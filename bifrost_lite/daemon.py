@@ -189,6 +189,7 @@ class Daemon:
         # What lives now lives for ever: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(10_000, 50, 100)  # a connection leaves no ring of references
         await self._stopped.wait()
         await self._stop()
 

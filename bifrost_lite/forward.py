@@ -243,8 +243,8 @@ class Forward:
                 return
             session.extra_received += len(data)
             begun = answer.status
-            if self.sending and not begun:
-                answer.keep_client = False  # where the next request starts is not known
+            if not begun:  # while the body is under way, nobody knows where the next one starts
+                answer.keep_client = self.request.keep_alive and not self.sending
             try:
                 out = answer.feed(data)
             except ProtocolError as error:

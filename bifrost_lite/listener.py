@@ -58,7 +58,6 @@ class Listener:
         self.address = address
         self.protocol = protocol
         self.starved = False
-        self._batch = 1
         self._family = AF_INET6 if ":" in address else AF_INET
         self._retry = Deadlines(plane.dispatcher, STARVED_RETRY, Listener.resume)
         try:
@@ -92,13 +91,13 @@ class Listener:
         return sock
 
     def on_accept(self, mask: int) -> None:
-        """Clients wait. The batch doubles while it is filled: a lone client costs no extra call."""
+        """Clients wait. The more there are, the more are taken at once; a lone client costs no
+        second call that finds nobody."""
         plane = self.plane
-        for taken in range(self._batch):
+        for _ in range(min(BATCH, 1 + plane.admitted // 8)):
             try:
                 fd, peer = self.sock._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
-                self._batch = taken or 1
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
@@ -120,15 +119,12 @@ class Listener:
                     continue
                 plane.refusing += 1
             Session(plane, self.protocol, sock, fd, client, address, peer[1], refusal)
-        if self._batch < BATCH:
-            self._batch *= 2
 
     def _starve(self) -> None:
         """No descriptor is left: stop accepting until a client leaves."""
         if self.starved:
             return
         self.starved = True
-        self._batch = 1
         self.plane.dispatcher.detach(self.fd)
         self._retry.start(self)
         log.warning("%s: out of file descriptors, clients have to wait", self.name)

@@ -494,6 +494,18 @@ class Proxy:
         (event,) = self.failed
         return event
 
+    def record(self) -> Finished:
+        """Wait for the only record."""
+        until(lambda: self.finished, "a record")
+        (record,) = self.finished
+        return record
+
+    def told(self, *words: str) -> None:
+        """Wait until just these events were published, in short."""
+        until(lambda: len(self.events) >= len(words), f"events {words}")
+        self.settle()
+        assert self.words() == list(words)
+
     # What must be left: nothing.
 
     def _check_at_rest(self) -> None:

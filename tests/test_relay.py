@@ -155,7 +155,7 @@ def test_moves_no_more_than_it_may(pair: Pair) -> None:
 def test_what_the_sink_does_not_take_is_kept(pair: Pair, left: int, alone: None) -> None:
     pair.half.left = left
     size = 16 << 20
-    thread = threading.Thread(target=pair.source.sendall, args=(bytes(size),))
+    thread = threading.Thread(daemon=True, target=pair.source.sendall, args=(bytes(size),))
     thread.start()
     pair.turns_until(lambda: pair.half.pend is not None)
     assert pair.half.wants(pair.half.fd) == 0
@@ -444,10 +444,10 @@ def both_ways(client: Peer, target: Peer, size: int) -> None:
     """Pour `size` bytes each way at the same time."""
     digests: dict[str, str] = {}
     threads = [
-        threading.Thread(target=pour, args=(client, size, digests, "up sent")),
-        threading.Thread(target=drink, args=(target, digests, "up got")),
-        threading.Thread(target=pour, args=(target, size, digests, "down sent")),
-        threading.Thread(target=drink, args=(client, digests, "down got")),
+        threading.Thread(daemon=True, target=pour, args=(client, size, digests, "up sent")),
+        threading.Thread(daemon=True, target=drink, args=(target, digests, "up got")),
+        threading.Thread(daemon=True, target=pour, args=(target, size, digests, "down sent")),
+        threading.Thread(daemon=True, target=drink, args=(client, digests, "down got")),
     ]
     for thread in threads:
         thread.start()
@@ -498,7 +498,7 @@ def test_one_stream_copies(selector: Selector, spliced: list[int]) -> None:
     with Proxy(selector) as proxy:
         client, target = proxy.tunnel(proxy.origin())
         digests: dict[str, str] = {}
-        thread = threading.Thread(target=pour, args=(client, SIZE // 5, digests, "sent"))
+        thread = threading.Thread(daemon=True, target=pour, args=(client, SIZE // 5, digests, "sent"))
         thread.start()
         drink(target, digests, "got")
         thread.join()
@@ -525,7 +525,7 @@ def test_slow_readers_cost_no_more_than_their_bound(
         ends = [proxy.tunnel(origin) for _ in range(streams)]
         digests: dict[str, str] = {}
         threads = [
-            threading.Thread(target=pour, args=(client, size, digests, f"sent {number}"))
+            threading.Thread(daemon=True, target=pour, args=(client, size, digests, f"sent {number}"))
             for number, (client, _) in enumerate(ends)
         ]
         for thread in threads:
@@ -540,7 +540,7 @@ def test_slow_readers_cost_no_more_than_their_bound(
 
         until(lambda: blocked() == streams, "all of them blocked")
         readers = [
-            threading.Thread(target=drink, args=(target, digests, f"got {number}"))
+            threading.Thread(daemon=True, target=drink, args=(target, digests, f"got {number}"))
             for number, (_, target) in enumerate(ends)
         ]
         for reader in readers:
@@ -571,9 +571,9 @@ def test_small_stream_beside_bulk(selector: Selector, bulk: int) -> None:
                 peer.send(BLOCK)
             peer.finish()
 
-        threads = [threading.Thread(target=endless, args=(client,)) for client, _ in big]
+        threads = [threading.Thread(daemon=True, target=endless, args=(client,)) for client, _ in big]
         threads += [
-            threading.Thread(target=drink, args=(target, digests, "")) for _, target in big
+            threading.Thread(daemon=True, target=drink, args=(target, digests, "")) for _, target in big
         ]
         for thread in threads:
             thread.start()

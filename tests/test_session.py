@@ -64,7 +64,7 @@ def test_tunnel(selector: Selector, way: str) -> None:
         assert event.host == f"{host}:{origin.port}"
         assert event.protocol == way.split()[0].rstrip("a")
         assert (event.bytes_sent, event.bytes_received, event.reason) == (2, 5, "closed")
-        (record,) = proxy.finished
+        record = proxy.record()
         assert record.method == event.protocol
         assert record.status_code == (200 if event.protocol == "CONNECT" else None)
         assert (record.url, record.error, record.backend) == (event.host, "", "direct")
@@ -239,7 +239,7 @@ def test_bad_http(case: str) -> None:
         assert got == status
         assert word == WORDS.get(status, word)
         assert proxy.fail_event().reason == word
-        (record,) = proxy.finished
+        record = proxy.record()
         assert (record.status_code, record.error) == (status, word)
         body_is_bad = "||" in text
         assert len(proxy.opened) == body_is_bad
@@ -299,7 +299,7 @@ def test_bad_socks(case: str, trickled: bool) -> None:
             client.send(question)
         assert client.rest() == answer
         assert proxy.fail_event().protocol == ("SOCKS5" if question[0] == 5 else "SOCKS4")
-        (record,) = proxy.finished
+        record = proxy.record()
         assert record.status_code is None
 
 
@@ -477,7 +477,7 @@ def test_client_vanishes_while_its_name_is_resolved(
         if how == "reset" and selector is EpollDispatcher:
             proxy.gone()
             assert proxy.names.cancelled == ["a.test"]
-            assert proxy.words() == ["failed client_gone"]
+            proxy.told("failed client_gone")
             return
         proxy.tell("a.test", "127.0.0.1")  # a FIN alone may be a half-close
         target = origin.accept()

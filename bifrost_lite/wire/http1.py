@@ -99,6 +99,9 @@ class Head:
 
     def _read_connection(self, options: list[bytes]) -> None:
         self.options = options
+        if not options:
+            self.keep_alive = self.minor > 0
+            return
         self.keep_alive = b"close" not in options and (self.minor > 0 or b"keep-alive" in options)
         for option in options:
             if option not in _OPTIONS:
@@ -199,9 +202,9 @@ def parse_request(head: bytes) -> Request:
     hosts = 0
     length = encoding = None
     options: list[bytes] = []
-    for name, value in zip(parts[1::3], parts[2::3], strict=True):
-        name = name.lower()
-        value = value.strip(b" \t")
+    for at in range(1, len(parts), 3):
+        name = parts[at].lower()
+        value = parts[at + 1].strip(b" \t")
         if name == b"host":
             hosts += 1
         elif name == b"content-length":
@@ -310,13 +313,13 @@ def parse_response(head: bytes, request_method: bytes) -> Response:
     parts = _split_special(block)
     response.kept = b"".join(parts[::3])
     response.upgrade = b""
-    lengths: set[bytes] = set()
+    lengths: list[bytes] = []
     codings: list[bytes] = []
     options: list[bytes] = []
-    for name, value in zip(parts[1::3], parts[2::3], strict=True):
-        name = name.lower()
+    for at in range(1, len(parts), 3):
+        name, value = parts[at].lower(), parts[at + 1]
         if name == b"content-length":
-            lengths.update(part.strip(b" \t") for part in value.split(b","))
+            lengths += value.split(b",")
         elif name == b"transfer-encoding":
             codings += [part.strip(b" \t") for part in value.lower().split(b",")]
         elif name == b"connection":
@@ -336,15 +339,16 @@ def _tidy(head: bytes) -> bytes:
 
 
 def _frame(
-    response: Response, request_method: bytes, lengths: set[bytes], codings: list[bytes]
+    response: Response, request_method: bytes, lengths: list[bytes], codings: list[bytes]
 ) -> None:
     """Decide how the body of an answer ends, RFC 9112 section 6.3 in its order."""
     response.length = response.announced = None
     response.chunked = False
     response.encoding = b""
-    if len(lengths) == 1:
-        (length,) = lengths
-        if length.isdigit() and len(length) <= _LENGTH_DIGITS:
+    if lengths:
+        length = lengths[0].strip(b" \t")
+        same = len(lengths) == 1 or all(other.strip(b" \t") == length for other in lengths)
+        if same and length.isdigit() and len(length) <= _LENGTH_DIGITS:
             response.announced = int(length)
     if request_method == b"HEAD" or response.status in (204, 304) or response.status < 200:
         response.length = 0
