@@ -235,8 +235,9 @@ class Dispatcher(selectors._BaseSelectorImpl):
         """
         ready: list[tuple[selectors.SelectorKey, int]] = []
         end = NEVER
+        self.now = monotonic()  # asyncio's callbacks may have taken long since the last batch
         if timeout is not None:
-            end = 0.0 if timeout <= 0 else monotonic() + timeout
+            end = 0.0 if timeout <= 0 else self.now + timeout
         lookup, keys, take = self.handlers.get, self._keys, self._take
         while True:
             if self._garbage:

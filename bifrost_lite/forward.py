@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .dispatch import END, ERR, HUP, IN, OUT
+from .dispatch import END, ERR, HUP, IN, OUT, RDHUP
 from .errors import ProtocolError, Reason
 from .relay import Half
 from .target import Target
@@ -131,7 +131,7 @@ class Forward:
             if upload.done:
                 self.sending = False
             elif self.again or upload.chunked:
-                self.on_client(IN | END)
+                self.on_client(IN | RDHUP)
         if mask & (IN | ERR | HUP) and session.down is down:
             self.on_target(mask & ~OUT)
 
@@ -142,6 +142,8 @@ class Forward:
         up, down = self.session.up, self.session.down
         if up is None or down is None:
             return
+        if mask & ~OUT:
+            self.again = True  # the next request, or a FIN: read when this one is answered
         if mask & OUT and down.pend is not None and down.flush():
             self._pull_answer(END)
         if self.session.up is not up or not mask & ~OUT:
@@ -152,8 +154,6 @@ class Forward:
             self._pull_upload(mask)
         elif mask & (ERR | HUP):
             self.session.close(Reason.CLIENT_RESET)
-        else:
-            self.again = True  # the next request, or a FIN: read when this one is answered
 
     def on_target(self, mask: int) -> None:
         """The target's socket, during an exchange or while it is kept."""
@@ -165,12 +165,14 @@ class Forward:
                 up.pump(END)
             elif self.sending and self.upload.chunked:
                 self._pull_upload(END)
-        if self.session.down is not down or not mask & ~OUT or down.pend is not None:
+        if self.session.down is not down or not mask & ~OUT:
             return
         if self.request is not None:
-            self._pull_answer(mask)
+            if down.pend is None:
+                self._pull_answer(mask)
             if not mask & END:
                 return
+            self.answer.keep_target = False  # for there will be no second event of this
         if self.request is None and self.session.down is down:
             self._drop_target(Reason.CLOSED)  # closed, or talking without being asked
             self.session.forget()
@@ -188,6 +190,13 @@ class Forward:
     def crash(self) -> None:
         """A handler raised: see dispatch.Owner."""
         self.session.close(Reason.INTERNAL)
+
+    @property
+    def open_ended(self) -> bool:
+        """Only the end of its connection tells the client where the present answer ends."""
+        if self.request is None or not self.answer.status or self.answer.done:
+            return False
+        return self.answer.until_close or not (self.answer.left or self.request.minor)
 
     # Moving what has to be translated.
 
@@ -217,6 +226,7 @@ class Forward:
             if upload.done:
                 session.buffer = upload.rest
                 self.sending = up.pend is not None
+                self.again = True  # as in half_moved
                 return
             if len(data) < READ_SIZE and not mask & END:
                 return
@@ -323,6 +333,7 @@ class Forward:
         if half is self.session.up:
             if not self.upload.chunked or self.upload.done:
                 self.sending = False
+                self.again = True  # what follows the body makes no further event
         elif self.answer.done or (self.answer.left > 0 and not half.left):
             self._finish()
 
@@ -379,6 +390,7 @@ class Forward:
         if not retry:
             session.refuse(reason, detail)
             return
+        self.upload = Upload(request)
         try:
             self._dial()
         except ProtocolError as error:
@@ -419,3 +431,4 @@ class Forward:
             reason,
         )
         self.url = ""
+        self.sent, self.received = session.bytes_sent, session.bytes_received

@@ -396,11 +396,13 @@ class Session(Intake):
                 self.dial.cancel()
                 self.dial = None
             self._note_failure(reason)
+        cut = reason is Reason.TARGET_RESET
         if self.forward is not None:
+            cut = cut or self.forward.open_ended
             self.forward.drop(reason)
             self.forward = None
         self.disconnect(reason)
-        if reason is Reason.TARGET_RESET:
+        if cut:
             _reset(self.sock)
         plane.dispatcher.discard(self.fd, self.sock)
         plane.leave(self)

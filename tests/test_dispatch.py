@@ -6,9 +6,7 @@ import select
 import selectors
 import socket
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from time import monotonic
 
 import pytest
 
@@ -16,17 +14,16 @@ from bifrost_lite.dispatch import (
     BATCH,
     END,
     IN,
-    NEVER,
     OUT,
-    Deadlines,
     Dispatcher,
     EpollDispatcher,
     PollDispatcher,
     make_dispatcher,
 )
+from tests.dispatch_kit import End, Fault, raise_fault, until
 
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-DEADLINE = 10.0
+READ = selectors.EVENT_READ
+Make = Callable[..., End]
 
 
 @pytest.fixture(params=[EpollDispatcher, PollDispatcher])
@@ -34,57 +31,6 @@ def dispatcher(request: pytest.FixtureRequest) -> Iterator[Dispatcher]:
     made = request.param()
     yield made
     made.close()
-
-
-class End:
-    """One end of a pair of sockets, attached; the other end is `peer`.
-
-    Attributes:
-        masks: of the events that it got
-        then: what it does about each
-        waits: what it tells the portable selector that it wants
-    """
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        then: Callable[[End], object] = lambda end: end.read(),
-        edge: bool = True,
-    ) -> None:
-        self.dispatcher = dispatcher
-        self.sock, self.peer = socket.socketpair()
-        self.sock.setblocking(False)
-        self.fd = self.sock.fileno()
-        self.then = then
-        self.masks: list[int] = []
-        self.crashes = 0
-        self.waits = IN
-        self.got = b""
-        dispatcher.attach(self.fd, self.on_event, edge=edge)
-
-    def on_event(self, mask: int) -> None:
-        if mask & ~OUT:  # epoll tells at once that a socket can be written
-            self.masks.append(mask)
-            self.then(self)
-
-    def read(self) -> None:
-        self.got += self.sock.recv(65536)
-
-    def wants(self, fd: int) -> int:
-        assert fd == self.fd
-        return self.waits
-
-    def crash(self) -> None:
-        self.crashes += 1
-        self.discard()
-
-    def discard(self) -> None:
-        self.dispatcher.discard(self.fd, self.sock)
-
-    def close(self) -> None:
-        """The end of a test."""
-        self.discard()
-        self.peer.close()
 
 
 @pytest.fixture
@@ -98,16 +44,6 @@ def make(dispatcher: Dispatcher) -> Iterator[Callable[..., End]]:
     yield make_end
     for end in ends:
         end.close()
-
-
-Make = Callable[..., End]
-
-
-def until(dispatcher: Dispatcher, done: Callable[[], object]) -> None:
-    end = monotonic() + DEADLINE
-    while not done():
-        assert monotonic() < end
-        dispatcher.select(0.01)
 
 
 # The data plane's descriptors.
@@ -189,15 +125,12 @@ def test_a_handler_is_swapped(dispatcher: Dispatcher, make: Make) -> None:
     def swap(_: End) -> None:
         end.read()
         dispatcher.handlers[end.fd] = other.on_event
-        other.fd = end.fd
 
-    end.then, other.then = swap, lambda other: other.masks
+    end.then, other.then = swap, lambda other: end.read()
     for _ in range(2):
         end.peer.send(b"x")
         dispatcher.select(0)
     assert (len(end.masks), len(other.masks)) == (1, 1)
-    dispatcher.handlers[end.fd] = end.on_event
-    other.fd = other.sock.fileno()
 
 
 def test_a_handler_is_swapped_in_the_batch(dispatcher: Dispatcher, make: Make) -> None:
@@ -272,6 +205,7 @@ def test_a_number_reused_in_the_batch(dispatcher: Dispatcher, make: Make) -> Non
     new: list[End] = []
 
     def first(end: End) -> None:
+        end.read()
         for other in ends:
             if other is not end:
                 other.discard()
@@ -485,14 +419,6 @@ def test_wake(dispatcher: Dispatcher, make: Make) -> None:
 # Faults.
 
 
-class Fault(Exception):
-    pass
-
-
-def raise_fault(_: object = None) -> None:
-    raise Fault
-
-
 def test_a_handler_raises(
     dispatcher: Dispatcher, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -564,58 +490,7 @@ def test_what_ends_the_process_is_not_held_up(
         dispatcher.select(0)
 
 
-# asyncio's side: what selectors.EpollSelector does, this does.
-
-
-def test_registered(dispatcher: Dispatcher) -> None:
-    one, two = socket.socketpair()
-    with one, two:
-        key = dispatcher.register(one, READ, "data")
-        assert (key.fileobj, key.fd, key.events, key.data) == (one, one.fileno(), READ, "data")
-        # By the object and by its number: loop.remove_reader takes either.
-        assert dispatcher.get_key(one) == dispatcher.get_key(one.fileno()) == key
-        assert dispatcher.get_map().get(one) == dispatcher.get_map().get(one.fileno()) == key
-        assert dispatcher.get_map().get(two) is None
-        with pytest.raises(KeyError):
-            dispatcher.get_key(two)
-        with pytest.raises(KeyError):
-            dispatcher.register(one.fileno(), WRITE)
-        assert dispatcher.select(0) == []
-        two.send(b"x")
-        assert dispatcher.select(0) == dispatcher.select(None) == [(key, READ)]
-        key = dispatcher.modify(one, READ | WRITE, "more")
-        assert dispatcher.select(0) == [(key, READ | WRITE)]
-        key = dispatcher.modify(one, WRITE, "more")
-        assert dispatcher.select(0) == [(key, WRITE)]
-        two.close()  # whoever waits for either hears of the end
-        assert dispatcher.select(0) == [(key, WRITE)]
-        assert dispatcher.unregister(one) == key
-        assert dispatcher.select(0) == []
-        with pytest.raises(KeyError):
-            dispatcher.unregister(one)
-
-
-def test_registered_and_closed(dispatcher: Dispatcher) -> None:
-    """Closed before it is unregistered: the key is found by the object, and its number is free."""
-    one, two = socket.socketpair()
-    fd = one.fileno()
-    dispatcher.register(one, READ)
-    one.close()
-    two.close()
-    dispatcher.unregister(one)
-    assert fd not in dispatcher.get_map()
-    with pytest.raises(ValueError, match="Invalid file"):
-        dispatcher.register(one, READ)
-
-
-def test_what_cannot_be_registered_leaves_nothing() -> None:
-    dispatcher = EpollDispatcher()
-    with tempfile.TemporaryFile() as file:
-        for _ in range(2):
-            with pytest.raises(PermissionError):
-                dispatcher.register(file, READ)
-    assert not dispatcher.get_map()
-    dispatcher.close()
+# Both planes.
 
 
 def test_both_planes_at_once(dispatcher: Dispatcher, make: Make) -> None:
@@ -628,11 +503,6 @@ def test_both_planes_at_once(dispatcher: Dispatcher, make: Make) -> None:
         assert dispatcher.select(None) == [(key, READ)]
         assert end.got == b"y"
         dispatcher.unregister(one)
-
-
-def test_timeouts(dispatcher: Dispatcher) -> None:
-    for timeout in (0, -1, 0.0, 0.001):
-        assert dispatcher.select(timeout) == []
 
 
 def test_close_leaves_no_descriptor() -> None:
@@ -660,272 +530,3 @@ def test_make_dispatcher(monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_dispatcher()
     assert isinstance(made, PollDispatcher)
     made.close()
-
-
-# Sleeping.
-
-
-class Polls:
-    """Counts the polls of a dispatcher, and how long each was allowed to sleep."""
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self.patience: list[float] = []
-        self.begun = threading.Event()
-        self._poll = dispatcher._poll
-        dispatcher._poll = self  # type: ignore[method-assign, assignment]
-
-    def __call__(self, seconds: float) -> list[tuple[int, int]]:
-        self.patience.append(seconds)
-        self.begun.set()
-        return self._poll(seconds)
-
-
-def test_nothing_wakes_an_idle_dispatcher(dispatcher: Dispatcher, make: Make) -> None:
-    """With sockets attached, and deadlines over that were all met, it sleeps in one poll."""
-
-    def wake(end: End) -> None:
-        end.read()
-        dispatcher.wake = True
-
-    deadlines = Deadlines(dispatcher, 0.01, raise_fault)
-    other = Deadlines(dispatcher, 5, raise_fault)
-    for owner in range(10):
-        deadlines.start(owner)
-        other.start(owner)
-    for owner in range(10):
-        deadlines.stop(owner)
-        other.stop(owner)
-    idle = [make() for _ in range(10)]
-    end = make(wake)
-    dispatcher.select(0)
-    polls = Polls(dispatcher)
-    thread = threading.Thread(target=dispatcher.select)
-    thread.start()
-    assert polls.begun.wait(DEADLINE)
-    end.peer.send(b"x")
-    thread.join(DEADLINE)
-    assert not thread.is_alive()
-    assert polls.patience == [-1]
-    assert [end.masks for end in idle] == [[]] * 10
-
-
-def test_the_nearest_deadline_bounds_the_sleep(dispatcher: Dispatcher) -> None:
-    polls = Polls(dispatcher)
-    slow, fast = Deadlines(dispatcher, 50, raise_fault), Deadlines(dispatcher, 20, raise_fault)
-    slow.start("a")
-    fast.start("b")
-    assert dispatcher.next_deadline == dispatcher.now + 20
-    dispatcher.wake = True
-    dispatcher.select(None)
-    assert polls.patience == [0]
-    assert 19 < dispatcher._patience(NEVER) <= 20
-    assert 9 < dispatcher._patience(monotonic() + 10) <= 10
-    fast.stop("b")
-    assert dispatcher._patience(NEVER) <= 20  # a stopped one may wake us once
-    dispatcher.next_deadline = dispatcher.now
-    dispatcher.select(0)
-    assert 49 < dispatcher._patience(NEVER) <= 50
-    slow.stop("a")
-    assert dispatcher._patience(NEVER) == -1
-    assert dispatcher.next_deadline == NEVER
-
-
-# Deadlines.
-
-
-class Times:
-    """Deadlines of 10 seconds by a clock that is set by hand."""
-
-    def __init__(self, seconds: float = 10) -> None:
-        self.dispatcher = EpollDispatcher()
-        self.expired: list[object] = []
-        self.then: Callable[[object], object] = lambda owner: None
-        self.deadlines = Deadlines(self.dispatcher, seconds, self.on_expired)
-        self.dispatcher.now = 1000.0
-
-    def on_expired(self, owner: object) -> None:
-        self.expired.append(owner)
-        self.then(owner)
-
-    def start(self, owner: object, at: float) -> None:
-        self.dispatcher.now = at
-        self.deadlines.start(owner)
-
-
-@pytest.fixture
-def times() -> Iterator[Times]:
-    made = Times()
-    yield made
-    made.dispatcher.close()
-
-
-def test_deadlines_run_out_in_order(times: Times) -> None:
-    for at, owner in enumerate("abc"):
-        times.start(owner, 1000 + at)
-    assert times.dispatcher.next_deadline == 1010
-    assert times.deadlines.expire(1009.9) == 1010
-    assert times.deadlines.expire(1011) == 1012
-    assert times.expired == ["a", "b"]
-    assert times.deadlines.expire(2000) == NEVER
-    assert times.expired == ["a", "b", "c"]
-    assert not times.deadlines.since
-
-
-def test_a_deadline_is_started_anew(times: Times) -> None:
-    """With the full time from now on, and so behind the others."""
-    times.start("a", 1000)
-    times.start("b", 1001)
-    times.start("a", 1002)
-    assert times.deadlines.expire(1010.5) == 1011
-    assert times.deadlines.expire(1011) == 1012
-    assert times.expired == ["b"]
-
-
-def test_a_deadline_is_met(times: Times) -> None:
-    times.start("a", 1000)
-    times.start("b", 1001)
-    times.deadlines.stop("a")
-    times.deadlines.stop("a")
-    times.deadlines.stop("never started")
-    assert times.deadlines.expire(2000) == NEVER
-    assert times.expired == ["b"]
-
-
-def test_a_callback_stops_another(times: Times) -> None:
-    times.start("a", 1000)
-    times.start("b", 1000)
-    times.then = lambda owner: times.deadlines.stop("b")
-    assert times.deadlines.expire(2000) == NEVER
-    assert times.expired == ["a"]
-
-
-def test_a_callback_starts_anew(times: Times) -> None:
-    """As of the batch's time: it is not due at once."""
-    times.start("a", 1000)
-    times.start("b", 1001)
-    times.then = times.deadlines.start
-    times.dispatcher.now = 2000
-    assert times.deadlines.expire(2000) == 2010
-    assert times.expired == ["a", "b"]
-    assert list(times.deadlines.since) == ["a", "b"]
-
-
-@pytest.mark.usefixtures("caplog")
-def test_a_deadline_callback_raises(times: Times) -> None:
-    """The owner has no deadline any more, so it has to go."""
-
-    class Owner:
-        crashes = 0
-
-        def crash(self) -> None:
-            self.crashes += 1
-
-    owner = Owner()
-    times.start(owner, 1000)
-    times.start("b", 1001)
-    times.then = lambda expired: raise_fault() if expired is owner else None
-    assert times.deadlines.expire(2000) == NEVER
-    assert times.expired == [owner, "b"]
-    assert owner.crashes == 1
-
-
-def test_changed_seconds_hold_for_all(times: Times) -> None:
-    times.start("a", 1000)
-    times.deadlines.seconds = 20
-    assert times.deadlines.seconds == 20
-    assert times.deadlines.expire(1015) == 1020
-    times.deadlines.seconds = 3
-    assert times.deadlines.expire(1015) == NEVER
-    assert times.expired == ["a"]
-
-
-def test_less_time_wakes_a_sleeper(dispatcher: Dispatcher) -> None:
-    """A reload made the timeout shorter: who waits is not left waiting for the longer one."""
-    expired: list[object] = []
-
-    def wake(owner: object) -> None:
-        expired.append(owner)
-        dispatcher.wake = True
-
-    deadlines = Deadlines(dispatcher, 3600, wake)
-    deadlines.start("a")
-    dispatcher.select(0)
-    deadlines.seconds = 0.01
-    dispatcher.select(None)
-    assert expired == ["a"]
-
-
-def test_deadlines_in_select(dispatcher: Dispatcher) -> None:
-    """The first, one that its callback starts, and one of another kind, without asyncio."""
-    expired: list[object] = []
-
-    def on_first(owner: object) -> None:
-        expired.append(owner)
-        if owner == "a":
-            first.start("b")
-        else:
-            second.start("c")
-
-    def on_second(owner: object) -> None:
-        expired.append(owner)
-        dispatcher.wake = True
-
-    second = Deadlines(dispatcher, 0.001, on_second)
-    first = Deadlines(dispatcher, 0.001, on_first)
-    first.start("a")
-    assert dispatcher.select(None) == []
-    assert expired == ["a", "b", "c"]
-
-
-def test_deadlines_pass_while_the_plane_is_busy(dispatcher: Dispatcher) -> None:
-    class Bulk:
-        def on_turn(self) -> None:
-            dispatcher.again(self.on_turn)
-
-    def wake(_: object) -> None:
-        dispatcher.wake = True
-
-    Deadlines(dispatcher, 0.01, wake).start("a")
-    dispatcher.again(Bulk().on_turn)
-    dispatcher.select(None)
-    assert dispatcher.wake is False
-
-
-def test_closed_deadlines_are_forgotten(dispatcher: Dispatcher) -> None:
-    deadlines = Deadlines(dispatcher, 10, raise_fault)
-    other = Deadlines(dispatcher, 10, raise_fault)
-    deadlines.start("a")
-    deadlines.close()
-    assert dispatcher._patience(NEVER) == -1
-    other.start("b")
-    assert 9 < dispatcher._patience(NEVER) <= 10
-    other.stop("b")
-
-
-def test_a_callback_closes_other_deadlines(dispatcher: Dispatcher) -> None:
-    """The ones behind them are not skipped."""
-    expired: list[object] = []
-
-    def on_expired(owner: object) -> None:
-        expired.append(owner)
-        if owner == "a":
-            first.close()
-            second.close()
-
-    first = Deadlines(dispatcher, 0.001, on_expired)
-    second = Deadlines(dispatcher, 0.001, on_expired)
-    third = Deadlines(dispatcher, 0.001, on_expired)
-    for deadlines, owner in ((first, "a"), (second, "b"), (third, "c")):
-        deadlines.start(owner)
-    until(dispatcher, lambda: "c" in expired)
-    assert expired == ["a", "c"]
-    assert dispatcher.next_deadline == NEVER
-
-
-def test_common_deadlines(dispatcher: Dispatcher) -> None:
-    """Thousands of dials share one, for each length of time."""
-    one = dispatcher.common_deadlines(1, raise_fault)
-    assert dispatcher.common_deadlines(1, raise_fault) is one
-    assert dispatcher.common_deadlines(2, raise_fault) is not one
-    assert dispatcher.common_deadlines(1, print) is not one
-    assert len(dispatcher.deadlines) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +27,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "bifrost_lite").rglob("*.py"))
 IDS = [str(path.relative_to(ROOT)) for path in FILES]
 
-FILE_LINES = 420
-PACKAGE_LINES = 7000
+FILE_LINES = 440
+CODE_LINES = 9500  # of the package, without blank lines, comments and docstrings
 
 # Memory is imports: each of these costs an idle daemon, or is missing on a router.
 HEAVY = {
@@ -39,9 +41,21 @@ HEAVY = {
 ABSENT = HEAVY - {"inspect", "uuid", "dataclasses"} | {"_hashlib", "idna"}
 
 
+def code_lines(text: str) -> int:
+    """Lines that hold code."""
+    silent = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in silent:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            lines.difference_update(range(node.lineno, (node.end_lineno or 0) + 1))
+    return len(lines)
+
+
 def test_package_fits_its_budget() -> None:
-    lines = sum(len(path.read_text("utf-8").splitlines()) for path in FILES)
-    assert lines <= PACKAGE_LINES
+    assert sum(code_lines(path.read_text("utf-8")) for path in FILES) <= CODE_LINES
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
