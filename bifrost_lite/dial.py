@@ -27,7 +27,7 @@ from socket import (
 )
 from typing import Protocol
 
-from .dispatch import ERR, HUP, OUT, Dispatcher
+from .dispatch import ERR, HUP, OUT, Dispatcher, crashed
 from .errors import Reason
 from .target import Target, unpack
 
@@ -88,7 +88,7 @@ class Dialler:
     """
 
     __slots__ = (
-        "deadline", "dispatcher", "family", "guard", "resolution", "only", "resolver",
+        "deadline", "dispatcher", "family", "first", "guard", "only", "resolution", "resolver",
         "source", "stagger",
     )  # fmt: skip
 
@@ -111,6 +111,8 @@ class Dialler:
         self.only = {"4": 4, "6": 16}.get(family, 0)
         if source:
             self.only = 16 if ":" in source else 4
+        # The same of the kind that does not wait for the other's answer.
+        self.first = self.only or (4 if family == "prefer4" else 16)
         # Not its own: dials may outlive the configuration that made this object.
         self.deadline = dispatcher.common_deadlines(seconds, Dial.late)
         self.stagger = dispatcher.common_deadlines(STAGGER, Dial.next_attempt)
@@ -196,7 +198,7 @@ class Dial:
         if self.attempts:
             if self.tried < len(self.addresses) and self not in self.dialler.stagger.since:
                 self.dialler.stagger.start(self)
-        elif finished or any(len(packed) == 16 for packed in addresses):
+        elif finished or any(len(packed) == self.dialler.first for packed in addresses):
             self.next_attempt()
         elif addresses:
             self.dialler.resolution.start(self)
@@ -244,7 +246,8 @@ class Dial:
 
     def late(self) -> None:
         """The deadline of the whole is over."""
-        self._finish(None, 0, Reason.DNS_TIMEOUT if not self.tried else Reason.CONNECT_TIMEOUT)
+        late = Reason.CONNECT_TIMEOUT if self.attempts else self.reason or Reason.DNS_TIMEOUT
+        self._finish(None, 0, late)
 
     def cancel(self) -> None:
         """Give up; `done` will not be called."""
@@ -264,8 +267,12 @@ class Dial:
     def _finish(self, sock: Socket | None, mask: int, reason: Reason | None) -> None:
         done = self.done
         self.cancel()
-        if done is not None:
+        if done is None:
+            return
+        try:
             done(sock, mask, reason)
+        except Exception:
+            crashed(getattr(done, "__self__", None))
 
 
 class Attempt:

@@ -209,9 +209,7 @@ class Dispatcher(selectors._BaseSelectorImpl):
 
     # asyncio's side.
 
-    def register(
-        self, fileobj: Any, events: int, data: Any = None
-    ) -> selectors.SelectorKey:
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         key = super().register(fileobj, events, data)
         try:
             self._watch(key.fd, events)
@@ -225,9 +223,7 @@ class Dispatcher(selectors._BaseSelectorImpl):
         self._unwatch(key.fd)
         return key
 
-    def select(
-        self, timeout: float | None = None
-    ) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Dispatch the data plane until asyncio has something to do.
 
         Args:

@@ -82,7 +82,7 @@ class Forward:
         self.answer = Answer(request, session.policy.via)
         self.sent, self.received = session.bytes_sent, session.bytes_received
         target, self.path = split_target(request)
-        self.url = target.text + self.path.partition(b"?")[0].decode("latin-1")
+        self.url = host_field(target).decode() + self.path.partition(b"?")[0].decode("latin-1")
         if session.up is not None:
             if target == self.target:
                 self.reused = True

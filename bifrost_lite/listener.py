@@ -22,7 +22,7 @@ from socket import (
 from .acl import fold
 from .dispatch import IN, Deadlines
 from .errors import BindError
-from .plane import REFUSALS, Plane
+from .plane import BURST_GAP, REFUSALS, Plane
 from .session import Session
 from .target import unpack
 
@@ -58,6 +58,7 @@ class Listener:
         self.address = address
         self.protocol = protocol
         self.starved = False
+        self._last_starved = -BURST_GAP
         self._family = AF_INET6 if ":" in address else AF_INET
         self._retry = Deadlines(plane.dispatcher, STARVED_RETRY, Listener.resume)
         try:
@@ -125,9 +126,12 @@ class Listener:
         if self.starved:
             return
         self.starved = True
-        self.plane.dispatcher.detach(self.fd)
+        dispatcher = self.plane.dispatcher
+        dispatcher.detach(self.fd)
         self._retry.start(self)
-        log.warning("%s: out of file descriptors, clients have to wait", self.name)
+        if dispatcher.now - self._last_starved > BURST_GAP:
+            log.warning("%s: out of file descriptors, clients have to wait", self.name)
+        self._last_starved = dispatcher.now
 
     def resume(self) -> None:
         """Accept again."""

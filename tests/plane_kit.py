@@ -19,8 +19,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from traceback import clear_frames
+from types import TracebackType
 from typing import Any, TypeVar
 
 import pytest
@@ -460,6 +461,30 @@ class Proxy:
         client.expect(GRANTED)
         return client, target
 
+    def fill(self, peer: Peer, direction: str) -> None:
+        """Let `peer` send until the proxy holds bytes that the other side does not take.
+
+        Args:
+            peer: of the only connection
+            direction: up or down
+        """
+
+        def blocked() -> bool:
+            (session,) = self.plane.sessions
+            half: Half = getattr(session, direction)
+            return half.pend is not None
+
+        def full() -> bool:
+            try:
+                peer.sock.send(bytes(1 << 20))
+            except BlockingIOError:
+                return self.call(blocked)
+            return False
+
+        peer.sock.setblocking(False)
+        until(full, "a full path")
+        peer.sock.settimeout(DEADLINE)
+
     # What happened.
 
     def words(self, *types: str) -> list[str]:
@@ -512,6 +537,8 @@ class Proxy:
         plane = self.plane
         self.gone()
         self.settle()  # the last batch is over, its descriptors are closed
+        for trace in self._log.traces:
+            _let_go(trace)
         self.call(self._check_plane)
         assert not self.names.held
         faults = [record.getMessage() for record in self.logged if record.levelno > logging.WARNING]
@@ -553,17 +580,28 @@ class Proxy:
         assert not [thing for thing in gc.get_objects(0) if type(thing) in EACH]
 
 
+def _let_go(trace: TracebackType | None) -> None:
+    """Make the traceback of a logged fault hold nothing that its frames held."""
+    clear_frames(trace)
+    frame = trace.tb_frame.f_back if trace is not None else None
+    while frame is not None:
+        with suppress(RuntimeError):  # it is still running
+            frame.clear()
+        frame = frame.f_back
+
+
 class _Collector(logging.Handler):
     """Keeps warnings and worse."""
 
     def __init__(self, records: list[logging.LogRecord]) -> None:
         super().__init__(logging.WARNING)
         self.records = records
+        self.traces: list[TracebackType | None] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
         if record.exc_info is not None:
-            clear_frames(record.exc_info[2])  # they hold what failed
+            self.traces.append(record.exc_info[2])
 
     def fault(self, loop: object, context: dict[str, Any]) -> None:
         """asyncio's exception handler."""

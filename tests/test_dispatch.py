@@ -232,11 +232,9 @@ def test_a_number_reused_in_the_batch(dispatcher: Dispatcher, make: Make) -> Non
 
 def test_a_number_moves_between_the_planes(dispatcher: Dispatcher, make: Make) -> None:
     """Data plane, asyncio, and data plane again, all between two polls."""
-    end, other = make(), make()
+    end, other = make(lambda end: end.discard()), make()
     dispatcher.detach(other.fd)
-    dispatcher.select(0)
-    end.discard()
-    dispatcher.wake = True
+    end.peer.send(b"x")
     dispatcher.select(0)
     assert end.sock.fileno() == -1
     os.dup2(other.fd, end.fd)

@@ -52,8 +52,8 @@ def test_nothing_wakes_an_idle_dispatcher(dispatcher: Dispatcher) -> None:
     assert not thread.is_alive()
     assert polls.patience == [-1]
     assert [end.masks for end in idle] == [[]] * 10
-    for end in [end, *idle]:
-        end.close()
+    for other in [end, *idle]:
+        other.close()
 
 
 def test_the_nearest_deadline_bounds_the_sleep(dispatcher: Dispatcher) -> None:

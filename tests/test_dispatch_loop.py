@@ -14,12 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from bifrost_lite.dispatch import (
-    Dispatcher,
-    EpollDispatcher,
-    Loop,
-    PollDispatcher,
-)
+from bifrost_lite.dispatch import Dispatcher, EpollDispatcher, Loop, PollDispatcher
 from tests.dispatch_kit import DEADLINE, End
 
 T = TypeVar("T")
@@ -263,11 +258,12 @@ def test_a_number_goes_from_asyncio_to_the_data_plane(loop: Loop) -> None:
         numbers = {sock.fileno() for sock in server.sockets}
         server.close()
         await server.wait_closed()
+        heard = asyncio.Event()
         ends = [End(loop.dispatcher) for _ in range(5)]
         assert numbers & {end.fd for end in ends}
+        ends[0].then = lambda end: heard.set()
         ends[0].peer.send(b"x")
-        while not ends[0].got:
-            await asyncio.sleep(0)
+        await heard.wait()
         assert [end.masks for end in ends[1:]] == [[]] * 4
         for end in ends:
             end.close()

@@ -753,6 +753,7 @@ def test_body_of_a_failed_request_is_never_a_request(selector: Selector) -> None
             client.expect(OK).close()
         else:
             client.rest()
+            client.close()
         proxy.gone()
         origin.alone()
         assert "/smuggled" not in "".join(record.url for record in proxy.finished)

@@ -622,9 +622,9 @@ def test_counts_of_what_is_cut_off(
     with Proxy(selector) as proxy:
         client, target = proxy.tunnel(proxy.origin())
         (number,) = proxy.plane.connections
-        fill(proxy, client, "up")
+        proxy.fill(client, "up")
         if who != "operator":
-            fill(proxy, target, "down")
+            proxy.fill(target, "down")
 
         def counts() -> tuple[int, int, int]:
             session = proxy.plane.connections[number]
@@ -646,23 +646,3 @@ def test_counts_of_what_is_cut_off(
         assert event.reason == {"operator": "closed_by_operator"}.get(who, f"{who}_reset")
         assert event.bytes_sent == sent
         assert event.bytes_received == received
-
-
-def fill(proxy: Proxy, peer: Peer, direction: str) -> None:
-    """Send until the proxy holds bytes that the other side does not take."""
-    peer.sock.setblocking(False)
-
-    def blocked() -> bool:
-        (session,) = proxy.plane.sessions
-        half: Half = getattr(session, direction)
-        return half.pend is not None
-
-    def full() -> bool:
-        try:
-            peer.sock.send(BLOCK)
-        except BlockingIOError:
-            return proxy.call(blocked)
-        return False
-
-    until(full, "a full path")
-    peer.sock.settimeout(DEADLINE)

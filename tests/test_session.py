@@ -404,33 +404,6 @@ def test_refused_client_that_never_stops_is_cut_off() -> None:
         proxy.gone()
 
 
-@both
-def test_idle_tunnel(selector: Selector) -> None:
-    with Proxy(selector, idle=0.2) as proxy:
-        client, target = proxy.tunnel(proxy.origin())
-        client.send(b"last words")
-        target.expect(b"last words").ended()
-        client.ended()
-        assert proxy.close_event().reason == "idle_timeout"
-
-
-def test_bytes_keep_a_tunnel_alive() -> None:
-    with Proxy(idle=0.4) as proxy:
-        client, target = proxy.tunnel(proxy.origin())
-        checks = []
-        check = proxy.plane.idle._expired
-        proxy.plane.idle._expired = lambda session: (checks.append(1), check(session))
-
-        def busy() -> bool:
-            client.send(b"x")
-            target.expect(b"x")
-            return len(checks) > 6
-
-        until(busy, "six quarters of the idle timeout")
-        assert not proxy.closed
-        assert proxy.close_event().reason == "idle_timeout"
-
-
 # Clients that vanish.
 
 
@@ -506,91 +479,7 @@ def test_client_vanishes_while_its_target_is_dialled(selector: Selector, how: st
         proxy.gone()
 
 
-@both
-@pytest.mark.parametrize("how", ["close", "reset"])
-@pytest.mark.parametrize("who", ["client", "target"])
-def test_one_side_of_a_tunnel_vanishes(selector: Selector, how: str, who: str) -> None:
-    with Proxy(selector) as proxy:
-        client, target = proxy.tunnel(proxy.origin())
-        client.send(b"abc")
-        target.expect(b"abc").send(b"de")
-        client.expect(b"de")
-        gone, other = (client, target) if who == "client" else (target, client)
-        leave(how, gone)
-        if how == "reset":
-            other.was_reset()
-        else:
-            other.ended()
-            other.close()
-        event = proxy.close_event()
-        assert event.reason == (f"{who}_reset" if how == "reset" else "closed")
-        assert (event.bytes_sent, event.bytes_received) == (3, 2)
-
-
-@both
-def test_client_resets_while_its_target_takes_nothing(selector: Selector) -> None:
-    """The target would keep the dead connection for hours."""
-    if selector is not EpollDispatcher:
-        return  # it does not look at who has nothing to say
-    with Proxy(selector) as proxy:
-        client, target = proxy.tunnel(proxy.origin())
-        client.sock.setblocking(False)
-        (session,) = proxy.plane.sessions
-        half = session.up
-        assert half is not None
-
-        def blocked() -> bool:
-            try:
-                client.sock.send(bytes(65536))
-            except BlockingIOError:
-                return proxy.call(lambda: half.pend is not None)
-            return False
-
-        until(blocked, "a full path")
-        client.reset()
-        proxy.gone()
-        event = proxy.close_event()
-        assert event.reason == "client_reset"
-        assert len(target.was_reset()) <= event.bytes_sent  # the reset overtakes some
-        del session, half
-
-
 # Ends.
-
-
-@both
-@pytest.mark.parametrize("first", ["client", "target"])
-def test_half_close(selector: Selector, first: str) -> None:
-    with Proxy(selector) as proxy:
-        client, target = proxy.tunnel(proxy.origin())
-        done, talking = (client, target) if first == "client" else (target, client)
-        done.send(b"done").finish()
-        assert talking.rest() == b"done"
-        talking.send(b"still ")
-        done.expect(b"still ")
-        proxy.settle()
-        assert len(proxy.plane.connections) == 1
-        talking.send(b"talking").finish()
-        assert done.rest() == b"talking"
-        event = proxy.close_event()
-        assert {event.bytes_sent, event.bytes_received} == {4, 13}
-        assert event.reason == "closed"
-
-
-@both
-@pytest.mark.parametrize("reason", [Reason.OPERATOR, Reason.SHUTDOWN])
-def test_closed_from_outside(selector: Selector, reason: Reason) -> None:
-    with Proxy(selector) as proxy:
-        client, target = proxy.tunnel(proxy.origin())
-        client.send(b"1234")
-        target.expect(b"1234")
-        (number,) = proxy.plane.connections
-        proxy.call(lambda: proxy.plane.connections[number].close(reason))
-        client.ended()
-        target.ended()
-        event = proxy.close_event()
-        assert (event.id, event.reason, event.bytes_sent) == (number, reason.word, 4)
-        assert proxy.finished[0].error == reason.word
 
 
 @both

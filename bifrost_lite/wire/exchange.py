@@ -124,7 +124,8 @@ class Answer:
         self.left = 0
         self.done = self.upgraded = self.touched = False
         self.keep_target = False
-        self.keep_client = request.keep_alive
+        # A proxy keeps no connection to an HTTP/1.0 client, RFC 9112 section 9.3.
+        self.keep_client = request.keep_alive and request.minor == 1
         self.rest = b""
 
     @property
@@ -141,12 +142,14 @@ class Answer:
         self.touched = True
         if self.status:
             return self._chunks(data)
+        seen = len(self._head)
         self._head += data
         out = b""
         while True:
-            end = http1.find_response_end(self._head)
+            end = http1.find_response_end(self._head, seen)
             if end < 0:
                 return out
+            seen = 0
             response = http1.parse_response(self._head[:end], self._request.method)
             rest, self._head = self._head[end:], b""
             if response.status == 101:
@@ -184,11 +187,7 @@ class Answer:
             self.keep_client = self.keep_target = False
         elif response.announced is not None and response.status != 204:
             framing = b"Content-Length: %d\r\n" % response.announced
-        connection = b""
-        if not self.keep_client:
-            connection = b"close"
-        elif not request.minor:
-            connection = b"keep-alive"
+        connection = b"" if self.keep_client else b"close"
         head = http1.write_response(response, connection, framing, self._via)
         self.status = response.status
         if response.chunked:

@@ -111,9 +111,8 @@ class Head:
     def _drop_named(self, names: frozenset[bytes]) -> None:
         """What Connection names goes no further; it may name thousands, so all in one pass."""
         lines = self.kept.splitlines(keepends=True)
-        self.kept = b"".join(
-            line for line in lines if line.partition(b":")[0].lower() not in names
-        )
+        kept = (line for line in lines if line.partition(b":")[0].lower() not in names)
+        self.kept = b"".join(kept)
 
 
 class Request(Head):
@@ -268,15 +267,11 @@ def find_response_end(buffer: bytes, seen: int = 0) -> int:
         ProtocolError: the head is over 64 KiB
     """
     start = seen - 3 if seen > 3 else 0
-    end = buffer.find(b"\r\n\r\n", start)
+    find = buffer.find
+    at = find(b"\r\n\r\n", start)
+    end = at + 4
     # An end with bare LF may stand before it, and share its first CRLF.
-    if (
-        end >= 0
-        and buffer.find(b"\n\n", start, end) < 0
-        and buffer.find(b"\n\r\n", start, end + 2) < 0
-    ):
-        end += 4
-    else:
+    if at < 0 or find(b"\n\n", start, at) >= 0 or find(b"\n\r\n", start, at + 2) >= 0:
         match = _answer_end(buffer, start)
         end = match.end() if match else -1
     if end > RESPONSE_HEAD_LIMIT or (end < 0 and len(buffer) > RESPONSE_HEAD_LIMIT):

@@ -1,0 +1,302 @@
+"""What all sessions share: admission, counters, events, and the rules in force."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import pytest
+
+from bifrost_lite import plane as plane_module
+from bifrost_lite.dispatch import Dispatcher
+from bifrost_lite.errors import Reason
+from bifrost_lite.plane import BURST_GAP, REFUSALS, Policy
+from bifrost_lite.route import Router
+from tests.plane_kit import (
+    HELLO5,
+    METHOD5,
+    REJECTED4,
+    Peer,
+    Proxy,
+    both,
+    connect4,
+    connect5,
+    get,
+    refusal,
+    refused5,
+    until,
+)
+
+Selector = type[Dispatcher]
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def refusals(proxy: Proxy, status: int, code: int, word: str, source: str = "") -> None:
+    """A client that is turned away hears so in its own protocol, once its request is whole."""
+
+    def client() -> Peer:
+        return proxy.connect(source=source)
+
+    assert refusal(client().send(get("http://a.test/"))) == (status, word)
+    assert refusal(client().send(b"CONNECT a.test:1 HTTP/1.1\r\nHost: a\r\n\r\n")) == (status, word)
+    socks = client().send(HELLO5).expect(METHOD5).send(connect5("a.test", 80))
+    assert socks.rest() == refused5(code)
+    assert client().send(connect4("a.test", 80)).rest() == REJECTED4
+    assert refusal(client().send(b"\x16")) == (status, word)
+    assert refusal(client().send(b"GET nonsense\r\n\r\n")) == (status, word)
+    assert client().send(b"\x05\x01\x02").rest() == b"\x05\xff"
+    assert not proxy.names.asked
+    assert {event.reason for event in proxy.failed} == {word}
+    assert [event.protocol for event in proxy.failed[:4]] == ["HTTP", "CONNECT", "SOCKS5", "SOCKS4"]
+    assert [event.host for event in proxy.failed[:4]] == ["a.test:80", "a.test:1"] + ["a.test:80"] * 2
+    assert {(event.backend, event.route) for event in proxy.failed} == {("", "")}
+
+
+@both
+def test_too_many(selector: Selector) -> None:
+    with Proxy(selector, max_connections=2) as proxy:
+        tunnels = [proxy.tunnel(proxy.origin()) for _ in range(2)]
+        refusals(proxy, 503, 1, "too_many_connections")
+        assert proxy.plane.refused == 7
+        assert [record.levelname for record in proxy.logged] == ["WARNING"]
+        for client, target in tunnels:
+            client.send(b"x")
+            target.expect(b"x")
+        tunnels[0][0].close()
+        tunnels[0][1].close()
+        until(lambda: proxy.plane.admitted == 1, "room")
+        proxy.tunnel(proxy.origin())
+
+
+@both
+def test_too_many_of_one_client(selector: Selector) -> None:
+    with Proxy(selector, max_per_client=1) as proxy:
+        proxy.tunnel(proxy.origin())
+        other = proxy.connect(source="127.0.0.2")
+        until(lambda: proxy.plane.admitted == 2, "the other client")
+        refusals(proxy, 503, 1, "too_many_connections_per_client")
+        assert proxy.plane.clients == {b"\x7f\0\0\1": 1, b"\x7f\0\0\2": 1}
+        other.close()
+
+
+@both
+def test_client_that_is_not_allowed(selector: Selector) -> None:
+    with Proxy(selector, allow=("127.0.0.2/31",), deny=("127.0.0.3/32",)) as proxy:
+        refusals(proxy, 403, 2, "acl_denied")
+        refusals_of_another = len(proxy.failed)
+        client = proxy.connect(source="127.0.0.3").send(get("http://a.test/"))
+        assert refusal(client) == (403, "acl_denied")
+        assert len(proxy.failed) == refusals_of_another + 1
+        proxy.names.known["a.test"] = []
+        client = proxy.connect(source="127.0.0.2").send(get("http://a.test/"))
+        assert refusal(client) == (502, "dns_not_found")
+        assert proxy.plane.refused == 0  # that counts overload
+        assert not proxy.logged
+
+
+@both
+def test_few_are_refused_at_a_time(selector: Selector) -> None:
+    """Each one that is told no holds a descriptor; those over the bound are just closed."""
+    with Proxy(selector, allow=("127.0.0.2/32",)) as proxy:
+        lane = [proxy.connect() for _ in range(REFUSALS)]
+        until(lambda: proxy.plane.refusing == REFUSALS, "a full lane")
+        for _ in range(3):
+            proxy.connect().gone()
+        assert proxy.plane.refusing == REFUSALS
+        lane.pop().close()
+        until(lambda: proxy.plane.refusing == REFUSALS - 1, "a place")
+        assert refusal(proxy.connect().send(get("http://a.test/"))) == (403, "acl_denied")
+        good = proxy.connect(source="127.0.0.2")
+        until(lambda: proxy.plane.admitted == 1, "one that is let in")
+        good.close()
+
+
+@both
+def test_refused_clients_have_deadlines_too(selector: Selector) -> None:
+    with Proxy(selector, allow=("127.0.0.2/32",), handshake=0.05) as proxy:
+        proxy.connect().ended()
+        assert refusal(proxy.connect().send(b"GET")) == (403, "acl_denied")
+
+
+def test_one_log_line_for_a_burst() -> None:
+    with Proxy(max_connections=0) as proxy:
+
+        def refuse() -> int:
+            client = proxy.connect().send(get("http://a.test/"))
+            assert refusal(client)[0] == 503
+            client.close()
+            return len(proxy.logged)
+
+        assert [refuse() for _ in range(3)] == [1, 1, 1]
+
+        def later() -> None:
+            proxy.plane._last_refusal -= BURST_GAP
+
+        proxy.call(later)
+        assert refuse() == 2
+        assert {record.getMessage() for record in proxy.logged} == {
+            "refusing clients: The proxy is at its connection limit."
+        }
+        assert {record.levelno for record in proxy.logged} == {logging.WARNING}
+
+
+@both
+def test_live_counts(selector: Selector) -> None:
+    with Proxy(selector) as proxy:
+        plane = proxy.plane
+        assert plane.stats() == (0, 0, 0, 0)
+        client, target = proxy.tunnel(proxy.origin())
+        assert plane.stats() == (1, 1, 0, 0)
+        client.send(b"12345")
+        target.expect(b"12345").send(b"123")
+        client.expect(b"123")
+        assert plane.stats() == (1, 1, 5, 3)
+        (session,) = plane.connections.values()
+        assert (session.bytes_sent, session.bytes_received) == (5, 3)
+        assert (session.client_ip, session.client_port) == ("127.0.0.1", client.port)
+        assert (session.protocol, session.backend, session.route) == ("CONNECT", "direct", "default")
+        assert session.started > 1_600_000_000
+        del session
+        other = proxy.tunnel(proxy.origin())
+        other[0].send(b"1")
+        other[1].expect(b"1")
+        assert plane.stats() == (2, 2, 6, 3)
+        client.close()
+        target.close()
+        until(lambda: len(plane.connections) == 1, "one")
+        assert plane.stats() == (1, 2, 6, 3)
+
+
+@both
+def test_ids(selector: Selector) -> None:
+    """One row of numbers for all that happens."""
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        proxy.names.known["a.test"] = []
+        proxy.tunnel(origin)
+        refusal(proxy.connect().send(get("http://a.test/")))
+        proxy.tunnel(origin)
+        assert [event.id for event in proxy.opened] == [1, 3]
+        assert proxy.fail_event().id == 2
+        assert sorted(proxy.plane.connections) == [1, 3]
+
+
+@both
+def test_events_come_before_their_bytes(selector: Selector) -> None:
+    """Who holds the grant knows that the connection was told."""
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        for number in range(20):
+            proxy.tunnel(origin)
+            assert len(proxy.opened) == number + 1
+
+
+@both
+def test_record_of_a_long_url_is_cut(selector: Selector) -> None:
+    with Proxy(selector) as proxy:
+        client = proxy.connect().send(get("http://a.test/" + "x" * 300 + "?secret=1"))
+        proxy.tell("a.test")
+        refusal(client)
+        record = proxy.record()
+        assert len(record.url) == 256
+        assert record.url.startswith("a.test/xxx")
+        assert record.url.endswith("x…")
+
+
+@both
+def test_record_has_no_query(selector: Selector) -> None:
+    with Proxy(selector) as proxy:
+        client = proxy.connect().send(get("http://a.test/p?secret=1"))
+        proxy.tell("a.test")
+        refusal(client)
+        record = proxy.record()
+        assert record.url == "a.test/p"
+        assert (record.client_ip, record.route, record.backend) == ("127.0.0.1", "default", "direct")
+        assert (record.id, record.status_code, record.error) == (1, 502, "dns_not_found")
+        assert record.time > 1_600_000_000
+        assert 0 <= record.duration_ms < 60_000
+
+
+@both
+def test_new_rules_are_for_new_clients(selector: Selector) -> None:
+    with Proxy(selector) as proxy:
+        origin = proxy.origin()
+        client = proxy.connect().send(get(f"http://{origin.authority}/"))
+        target = origin.accept()
+        target.head()
+        old = proxy.plane.policy
+        closed = Policy(Router(()), {}, ("192.0.2.0/24",), (), 0, 0, False)
+        proxy.call(lambda: setattr(proxy.plane, "policy", closed))
+        target.send(OK)
+        client.expect(OK).send(get(f"http://{origin.authority}/"))
+        target.head()
+        target.send(OK)
+        client.expect(OK)
+        assert refusal(proxy.connect().send(get(f"http://{origin.authority}/")))[0] == 403
+        proxy.call(lambda: setattr(proxy.plane, "policy", old))
+
+
+@both
+def test_backend_of_the_route(selector: Selector) -> None:
+    class Match(NamedTuple):
+        route: str
+        backend: str
+
+    asked: list[tuple[str, bytes | None, int, bytes]] = []
+
+    class Table:
+        def find(self, host: str, packed: bytes | None, port: int, client: bytes) -> Match:
+            asked.append((host, packed, port, client))
+            return Match("work", "direct")
+
+    with Proxy(selector, router=Table()) as proxy:
+        origin = proxy.origin()
+        proxy.tunnel(origin)
+        (event,) = proxy.opened
+        assert (event.route, event.backend) == ("work", "direct")
+        local = b"\x7f\0\0\1"
+        assert asked == [("127.0.0.1", local, origin.port, local)]
+        proxy.connect().send(get("http://A.Test./"))
+        until(lambda: len(asked) == 2, "the second look-up")
+        assert asked[1] == ("a.test", None, 80, local)
+        proxy.tell("a.test")
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "client", "admitted"),
+    [
+        ((), (), b"\x08\x08\x08\x08", True),
+        ((), ("8.0.0.0/8",), b"\x08\x08\x08\x08", False),
+        ((), ("8.0.0.0/8",), b"\x09\x08\x08\x08", True),
+        ((), ("8.0.0.0/8",), b"\x20" + bytes(15), True),
+        (("8.0.0.0/8",), (), b"\x08\x08\x08\x08", True),
+        (("8.0.0.0/8",), (), b"\x20" + bytes(15), False),
+        (("8.0.0.0/8",), ("8.8.0.0/16",), b"\x08\x08\x08\x08", False),
+        (("2000::/3",), (), b"\x20" + bytes(15), True),
+    ],
+)
+def test_admits(
+    allow: tuple[str, ...], deny: tuple[str, ...], client: bytes, admitted: bool
+) -> None:
+    assert Policy(Router(()), {}, allow, deny, 1, 1, False).admits(client) is admitted
+
+
+@both
+def test_drained(selector: Selector) -> None:
+    with Proxy(selector) as proxy:
+        drained: list[int] = []
+        proxy.plane.drained = lambda: drained.append(len(proxy.plane.sessions))
+        clients = [proxy.connect() for _ in range(3)]
+        until(lambda: len(proxy.plane.sessions) == 3, "three clients")
+        for left in (2, 1, 0):
+            assert not drained
+            clients.pop().close()
+            proxy.gone(left)
+        until(lambda: drained, "drained")
+        assert drained == [0]
+
+
+def test_bounds() -> None:
+    assert (plane_module.KEEPALIVE, plane_module.LINGER) == (60.0, 2.0)
+    assert Reason.TOO_MANY.status == Reason.TOO_MANY_CLIENT.status == 503
