@@ -22,6 +22,7 @@ from socket import (
     IPPROTO_TCP,
     SO_ERROR,
     SO_KEEPALIVE,
+    SO_OOBINLINE,
     SOL_SOCKET,
     TCP_NODELAY,
 )
@@ -134,6 +135,7 @@ class Dialler:
                 sock.setblocking(False)
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
+            sock.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
             if self.source:
                 sock.bind((self.source, 0))
             error = sock.connect_ex((unpack(packed), port))

@@ -11,7 +11,8 @@ by asyncio as usual and returned to it.
 
 What edge-triggered asks of a callback:
 - read until the kernel has nothing left: until EAGAIN, or a read shorter than the buffer
-  when the mask has none of `END` (a FIN that came with the data makes no second event);
+  when the mask has none of `END` (a FIN that came with the data makes no second event, and
+  a read stops short before urgent data);
 - to stop reading is to stop: there is no registration to change. Whoever stopped must
   read again by itself when its reason to stop is gone;
 - a callback does a bounded amount of work, then says `again(...)` and returns.
@@ -45,13 +46,13 @@ from typing import Any, Protocol
 log = logging.getLogger("bifrost.dispatch")
 
 IN, OUT, ERR, HUP = 0x001, 0x004, 0x008, 0x010  # the same numbers in epoll and poll
-RDHUP = 0x2000
-END = ERR | HUP | RDHUP
+PRI, RDHUP = 0x002, 0x2000
+END = ERR | HUP | RDHUP | PRI  # with any of these, a short read does not mean drained
 BATCH = 64  # events taken from the kernel at once
 NEVER = float("inf")
 
 _EDGE = 1 << 31  # EPOLLET
-_ALL = IN | OUT | RDHUP | _EDGE
+_ALL = IN | OUT | PRI | RDHUP | _EDGE
 
 Handler = Callable[[int], None]
 

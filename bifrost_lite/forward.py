@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from .dispatch import END, ERR, HUP, IN, OUT, RDHUP
 from .errors import ProtocolError, Reason
-from .relay import Half
+from .relay import TURN, Half
 from .target import Target
 from .tunnel import Tunnel
 from .wire.exchange import Answer, Upload, host_field, split_target
@@ -47,8 +47,8 @@ class Forward:
     """
 
     __slots__ = (
-        "again", "answer", "began", "path", "received", "request", "reused", "sending", "sent",
-        "session", "target", "upload", "url",
+        "again", "answer", "path", "queued", "received", "request", "reused", "sending",
+        "sent", "session", "target", "upload", "url",
     )  # fmt: skip
 
     upload: Upload
@@ -60,10 +60,10 @@ class Forward:
         self.request: Request | None = None
         self.path = b""
         self.url = ""
-        self.began = 0.0
         self.sending = False  # the request's body has not all gone to the target
         self.reused = False  # the target's connection has carried a request before
         self.again = False  # the client's socket was ready while nothing was read from it
+        self.queued = False  # `_resume` is going to be called
         self.sent = self.received = 0  # the session's counters when the request began
 
     # A request.
@@ -75,7 +75,6 @@ class Forward:
             ProtocolError: it is refused
         """
         session = self.session
-        self.began = session.plane.dispatcher.now
         self.request = request
         self.url = ""
         self.upload = Upload(request)
@@ -204,7 +203,9 @@ class Forward:
         """Read chunks from the client until it has no more or the target takes no more."""
         session, up, upload = self.session, self.session.up, self.upload
         assert up is not None
-        while self.sending and up.pend is None:
+        for _ in range(TURN):
+            if not self.sending or up.pend is not None:
+                return
             try:
                 data = up.sock.recv(READ_SIZE)
             except BlockingIOError:
@@ -230,6 +231,7 @@ class Forward:
                 return
             if len(data) < READ_SIZE and not mask & END:
                 return
+        self._go_on()
 
     def _pull_answer(self, mask: int) -> None:
         """Go on with the answer wherever it stands."""
@@ -240,7 +242,9 @@ class Forward:
         if down.left:
             down.pump(mask)
             return
-        while session.down is down and down.pend is None:
+        for _ in range(TURN):
+            if session.down is not down or down.pend is not None:
+                return
             try:
                 data = down.sock.recv(READ_SIZE)
             except BlockingIOError:
@@ -252,15 +256,17 @@ class Forward:
                 self._target_ended()
                 return
             session.extra_received += len(data)
-            begun = answer.status
-            if not begun:  # while the body is under way, nobody knows where the next one starts
-                answer.keep_client = self.request.keep_alive and not self.sending
+            begun, keep_client = answer.status, answer.keep_client
+            if self.sending and not begun:
+                answer.keep_client = False  # where the next request starts is not known
             try:
                 out = answer.feed(data)
             except ProtocolError as error:
                 answer.status = begun  # a head that came with this was not written
                 self._fault(error.reason, error.args[0])
                 return
+            if not answer.status:
+                answer.keep_client = keep_client  # nothing but interim answers so far
             if out:
                 session.extra_received -= len(out)  # counted by the half as well
                 down.push(out)
@@ -279,6 +285,22 @@ class Forward:
                 return
             if len(data) < READ_SIZE and not mask & END:
                 return
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """There may be more to move: after the others had their turn."""
+        if not self.queued:
+            self.queued = True
+            self.session.plane.dispatcher.again(self._resume)
+
+    def _resume(self) -> None:
+        self.queued = False
+        up = self.session.up
+        if self.request is None or up is None:
+            return
+        if up.pend is None and self.sending and self.upload.chunked:
+            self._pull_upload(END)
+        self._pull_answer(END)
 
     def _upgrade(self) -> None:
         """101 is with the client: from here on it is a tunnel."""
@@ -350,18 +372,13 @@ class Forward:
         up = session.up
         if up is None or (half is up) == reading:
             session.close(Reason.CLIENT_RESET)
-        elif half is up and not self.answer.status:
-            # The target takes no more, but may have said why before it closed.
+        elif half is up:
+            # The target takes no more, but may have said why, or be saying it, before it closed.
             up.drop()
             self.upload.abandon()
-            session.plane.dispatcher.again(self._last_words)
+            self._go_on()
         else:
             self._fault(Reason.TARGET_RESET, Reason.TARGET_RESET.text)
-
-    def _last_words(self) -> None:
-        """Read the answer of a target that stopped reading."""
-        if self.request is not None and self.session.down is not None:
-            self._pull_answer(END)
 
     def _target_ended(self) -> None:
         """The target sent FIN: the end of the answer, or too early."""
@@ -425,7 +442,6 @@ class Forward:
             request.method.decode("ascii") if request is not None else "?",
             self.url or session.host,
             status or None,
-            self.began,
             max(0, session.bytes_sent - self.sent),
             max(0, session.bytes_received - self.received),
             reason,

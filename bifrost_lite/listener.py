@@ -12,6 +12,7 @@ from socket import (
     IPPROTO_TCP,
     IPV6_V6ONLY,
     SO_KEEPALIVE,
+    SO_OOBINLINE,
     SO_REUSEADDR,
     SOCK_STREAM,
     SOL_SOCKET,
@@ -81,9 +82,10 @@ class Listener:
             sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
             if self._family == AF_INET6:
                 sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0 if address == "::" else 1)
-            # Both are inherited by accepted sockets.
+            # All three are inherited by accepted sockets.
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
+            sock.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)  # an urgent byte is a byte like others
             sock.bind((address, port))
             sock.listen(BACKLOG)
         except OSError:

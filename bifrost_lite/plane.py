@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bifrost.plane")
 
 KEEPALIVE = 60.0  # seconds that a client may be silent between two HTTP requests
-LINGER = 2.0  # seconds that a refused client has to read its answer
+LINGER = 5.0  # seconds that a refused client may be quiet before it is closed
 REFUSALS = 32  # clients over a cap or off the ACL that are answered at the same time
 BURST_GAP = 10.0  # seconds of peace after which refusals are logged again
 
@@ -107,6 +107,7 @@ class Plane:
         total: connections since the start
         refused: connections turned away at a cap since the start
         failures: count of each `Reason` word that a request failed with
+        stopping: no client may ask for more
         drained: called when the last client is gone
     """
 
@@ -132,6 +133,7 @@ class Plane:
         self.total = 0
         self.refused = 0
         self.failures: dict[str, int] = {}
+        self.stopping = False
         self.drained: Callable[[], None] = lambda: None
         self.handshake = Deadlines(dispatcher, handshake_timeout, _late_request)
         self.keepalive = Deadlines(dispatcher, KEEPALIVE, _time_up)
@@ -258,7 +260,6 @@ class Plane:
         method: str,
         url: str,
         status: int | None,
-        began: float,
         sent: int,
         received: int,
         reason: Reason | None,
@@ -277,7 +278,7 @@ class Plane:
                 session.backend,
                 session.route,
                 status,
-                int((self.dispatcher.now - began) * 1000),
+                int((self.dispatcher.now - session.asked) * 1000),
                 sent,
                 received,
                 reason.word if reason is not None else "",
@@ -293,7 +294,9 @@ class Plane:
         return len(self.connections), self.total, sent, received
 
     def close_idle(self) -> None:
-        """Close every client's connection that carries nothing: the daemon is stopping."""
+        """The daemon is stopping: close every client's connection that carries nothing, and
+        the others when they have finished what they carry."""
+        self.stopping = True
         for session in list(self.sessions):
             if not session.busy:
                 session.close(Reason.SHUTDOWN)

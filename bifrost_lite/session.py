@@ -31,7 +31,8 @@ from .tunnel import Tunnel
 from .wire.http1 import HEAD_LIMIT
 from .wire.intake import Intake
 
-LINGER_READS = 64  # reads of a refused client's bytes before it is cut off
+LINGER_READS = 16  # reads of a refused client's bytes in one turn
+LINGER_TOTAL = 30.0  # seconds that it may go on sending
 
 _RESET = pack("ii", 1, 0)  # linger on, 0 s: close sends RST
 
@@ -52,12 +53,13 @@ class Session(Intake):
         backend, route: names, "" before they are chosen
         started: Unix time at which the path stood
         began: monotonic time of the same
+        asked: monotonic time of the first byte of the present request
         up, down: the directions to and from the target
         extra_sent, extra_received: bytes that the halves did not count
     """
 
     __slots__ = (
-        "backend", "began", "client", "client_ip", "client_port", "dial", "dialling", "down",
+        "asked", "backend", "began", "client", "client_ip", "client_port", "dial", "dialling", "down",
         "extra_received", "extra_sent", "fd", "forward", "host", "id", "moved", "noticed", "open",
         "plane", "policy", "refusal", "route", "sock", "started", "timer", "up",
     )  # fmt: skip
@@ -87,7 +89,7 @@ class Session(Intake):
         self.id = 0
         self.host = self.backend = self.route = ""
         self.started = 0.0
-        self.began = plane.dispatcher.now
+        self.asked = self.began = plane.dispatcher.now
         self.noticed = 0
         self.moved = 0
         self.dial: Connecting | None = None
@@ -137,6 +139,9 @@ class Session(Intake):
     def fall_silent(self) -> None:
         """The request is answered; the client may send another."""
         plane = self.plane
+        if plane.stopping:
+            self.close(Reason.SHUTDOWN)
+            return
         self.wait(plane.keepalive)
         plane.dispatcher.handlers[self.fd] = self.on_request
 
@@ -161,7 +166,9 @@ class Session(Intake):
 
     def feed(self, data: bytes) -> bool:
         """Take bytes of a request; True when that ended the state `reading`."""
-        self.buffer = self.buffer + data if self.buffer else data
+        if not self.buffer and not self.greeted:
+            self.asked = self.plane.dispatcher.now
+        self.buffer += data
         try:
             asked = self.read()
             while isinstance(asked, bytes):
@@ -199,7 +206,6 @@ class Session(Intake):
         """
         plane = self.plane
         self.wait(None)
-        self.began = plane.dispatcher.now
         self.forget()
         self.host = target.text
         if self.refusal is not None:
@@ -274,7 +280,7 @@ class Session(Intake):
         else:
             status = None if self.protocol.startswith("SOCKS") else reason.status or None
             method = self.protocol or "?"
-            plane.record(self, method, self.host, status, self.began, 0, 0, reason)
+            plane.record(self, method, self.host, status, 0, 0, reason)
 
     def linger(self, reply: bytes) -> None:
         """Send the last bytes and wait until the client has them: a close with bytes unread
@@ -282,8 +288,7 @@ class Session(Intake):
         plane = self.plane
         self.leave_http()
         self.buffer = b""
-        self.noticed = LINGER_READS
-        self.wait(plane.linger)
+        self.began = plane.dispatcher.now
         plane.dispatcher.handlers[self.fd] = self.on_linger
         try:
             if reply:
@@ -295,17 +300,26 @@ class Session(Intake):
         self.on_linger(END)
 
     def on_linger(self, mask: int) -> None:
-        """Throw away what the client still sends."""
-        while self.noticed:
-            self.noticed -= 1
+        """Throw away what the client still sends, until it ends or is quiet for a while."""
+        plane = self.plane
+        if plane.dispatcher.now - self.began <= LINGER_TOTAL:
+            self.wait(plane.linger)
+        for _ in range(LINGER_READS):
             try:
-                if not self.sock.recv(65536):
-                    break
+                data = self.sock.recv(65536)
             except BlockingIOError:
                 return
             except OSError:
-                break
-        self.close(Reason.CLOSED)
+                data = b""
+            if not data:
+                self.close(Reason.CLOSED)
+                return
+        plane.dispatcher.again(self.linger_on)
+
+    def linger_on(self) -> None:
+        """Others had their turn."""
+        if self.open:
+            self.on_linger(END)
 
     # Deadlines.
 
@@ -375,7 +389,6 @@ class Session(Intake):
                 self.protocol,
                 self.host,
                 status,
-                self.began,
                 self.extra_sent,
                 self.extra_received,
                 failed,

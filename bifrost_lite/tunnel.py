@@ -57,8 +57,6 @@ class Tunnel:
 
     def half_broken(self, half: Half, reading: bool, error: OSError | None) -> None:
         """One side broke: the other hears of it."""
-        if reading and half is self.session.down and half.pend is not None:
-            return  # the client gets what came before; then reading fails once more
         client = (half is self.session.up) == reading
         self.session.close(Reason.CLIENT_RESET if client else Reason.TARGET_RESET)
 

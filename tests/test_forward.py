@@ -7,6 +7,9 @@ import threading
 import pytest
 
 from bifrost_lite.dispatch import Dispatcher, EpollDispatcher
+from bifrost_lite.forward import Forward
+from bifrost_lite.relay import TURN
+from bifrost_lite.wire.exchange import Answer, Upload
 from bifrost_lite.wire.http1 import RESPONSE_HEAD_LIMIT
 from tests.plane_kit import Origin, Peer, Proxy, both, get, refusal
 
@@ -56,8 +59,8 @@ REQUESTS = {
         "POST / HTTP/1.1|Host: A|Content-Length: 0||",
     ),
     "chunks": (
-        "POST http://A/ HTTP/1.1|Host: b|Transfer-Encoding: Chunked||5;x=y|Wiki | 5;q=\"a;b\"|".replace(" 5", "5")
-        + "pedia|0|X-Trailer: gone||",
+        "POST http://A/ HTTP/1.1|Host: b|Transfer-Encoding: Chunked||5;x=y|Wiki |5;q=\"a;b\"|"
+        "pedia|0|X-Trailer: gone||",
         "POST / HTTP/1.1|Host: A|Transfer-Encoding: chunked||a|Wiki pedia|0||",
     ),
     "no chunks": (
@@ -320,265 +323,44 @@ def test_bad_chunk_in_mid_answer(selector: Selector) -> None:
         assert [(r.status_code, r.error) for r in proxy.finished] == [(200, "bad_response")]
 
 
-# Bodies that take their time.
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_chunked_body_leaves_others_their_turn(
+    monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """However fast it comes, one turn of the loop moves a bounded part of it."""
+    coder, pull = (Upload, "_pull_upload") if way == "up" else (Answer, "_pull_answer")
+    reads, turns = [0], [0]
+    feed, turn = coder.feed, getattr(Forward, pull)
 
+    def counted(self: object, data: bytes) -> bytes:
+        reads[0] += 1
+        return feed(self, data)
 
-@both
-def test_long_bodies(selector: Selector) -> None:
-    size = 5_000_000
-    body = bytes(range(250)) * (size // 250)
-    with Proxy(selector) as proxy:
+    def watched(self: Forward, mask: int) -> None:
+        reads[0] = 0
+        turn(self, mask)
+        turns[0] = max(turns[0], reads[0])
+
+    monkeypatch.setattr(coder, "feed", counted)
+    monkeypatch.setattr(Forward, pull, watched)
+    size = 16 * 1024 * 1024
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (size, bytes(size))
+    with Proxy() as proxy:
         origin = proxy.origin()
-        client = proxy.connect()
-        for kind in ("length", "chunks", "until close"):
-            head = get(f"http://{origin.authority}/", f"Content-Length: {size}", method="POST")
-            send = threading.Thread(daemon=True, target=client.send, args=(head + body,))
-            send.start()
-            target = origin.accept()
-            target.head()
-            assert target.exactly(size) == body
-            send.join()
-            answer = {
-                "length": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (size, body),
-                "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
-                b"%x\r\n%b\r\n0\r\n\r\n" % (size, body),
-                "until close": b"HTTP/1.1 200 OK\r\n\r\n" + body,
-            }[kind]  # fmt: skip
-            send = threading.Thread(daemon=True, target=target.send, args=(answer,))
-            send.start()
-            client.head()
-            if kind == "length":
-                assert client.exactly(size) == body
-            elif kind == "chunks":
-                assert unchunk(client) == body
-            send.join()
-            if kind == "until close":
-                target.close()
-                assert client.rest() == body
-        assert sum(record.bytes_sent for record in proxy.finished) > 3 * size
-        assert all(record.bytes_received > size for record in proxy.finished)
-
-
-def unchunk(peer: Peer) -> bytes:
-    """Read a chunked body."""
-    parts = []
-    while size := int(peer.until(b"\r\n"), 16):
-        parts.append(peer.exactly(size))
-        peer.expect(b"\r\n")
-    peer.expect(b"\r\n")
-    return b"".join(parts)
-
-
-@both
-def test_chunked_upload_comes_and_goes_in_pieces(selector: Selector) -> None:
-    with Proxy(selector) as proxy:
-        origin = proxy.origin()
-        client = proxy.connect().send(
-            get(f"http://{origin.authority}/", "Transfer-Encoding: chunked", method="POST")
-        )
-        target = origin.accept()
-        target.head()
-        for piece in (b"one", b"two!", b"three"):
-            client.send(b"%x\r\n%b\r\n" % (len(piece), piece))
-            target.expect(b"%x\r\n%b\r\n" % (len(piece), piece))
-        client.send(b"5\r\nspl")
-        target.expect(b"3\r\nspl\r\n")
-        client.send(b"it\r")
-        target.expect(b"2\r\nit\r\n")
-        client.send(b"\n0\r\nT: x\r\n\r\n" + get(f"http://{origin.authority}/next"))
-        target.expect(b"0\r\n\r\n").send(OK)
-        client.expect(OK)
-        assert target.head().startswith(b"GET /next ")
-        target.send(OK)
-        client.expect(OK)
-
-
-@both
-def test_long_chunked_upload(selector: Selector) -> None:
-    size = 3_000_000
-    body = bytes(range(250)) * (size // 250)
-    with Proxy(selector) as proxy:
-        origin = proxy.origin()
-        head = get(f"http://{origin.authority}/", "Transfer-Encoding: chunked", method="POST")
-        client = proxy.connect()
-        data = head + b"%x\r\n%b\r\n0\r\n\r\n" % (size, body)
-        send = threading.Thread(daemon=True, target=client.send, args=(data,))
-        send.start()
-        target = origin.accept()
-        target.head()
-        assert unchunk(target) == body
-        send.join()
-        target.send(OK)
-        client.expect(OK)
-
-
-@both
-def test_answer_to_a_slow_reader(selector: Selector) -> None:
-    """What does not fit is kept, the end included, and the client's next request still served."""
-    size = 8_000_000
-    with Proxy(selector) as proxy:
-        origin = proxy.origin()
-        client, target = begin(proxy, origin)
-        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-        data = head + b"%x\r\n%b\r\n0\r\n\r\n" % (size, bytes(size))
-        send = threading.Thread(daemon=True, target=target.send, args=(data,))
-        send.start()
-        client.send(get(f"http://{origin.authority}/next"))
-        client.head()
-        assert unchunk(client) == bytes(size)
-        send.join()
-        assert target.head().startswith(b"GET /next ")
-        target.send(OK)
-        client.expect(OK)
-        assert len(proxy.opened) == 1
-
-
-# 100-continue, early answers, upgrades.
-
-
-@both
-def test_100_continue(selector: Selector) -> None:
-    with Proxy(selector) as proxy:
-        origin = proxy.origin()
-        client = proxy.connect().send(
-            get(f"http://{origin.authority}/", "Expect: 100-continue", "Content-Length: 4", method="PUT")
-        )
-        target = origin.accept()
-        assert b"\r\nExpect: 100-continue\r\n" in target.head()
-        target.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        client.expect(b"HTTP/1.1 100 Continue\r\n\r\n").send(b"body")
-        target.expect(b"body").send(OK)
-        client.expect(OK)
-        client.send(get(f"http://{origin.authority}/"))
-        target.head()
-
-
-@both
-@pytest.mark.parametrize("body", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
-def test_answer_before_the_body(selector: Selector, body: str) -> None:
-    """A 413, say: the client reads it although its body went nowhere."""
-    answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nno!"
-    with Proxy(selector) as proxy:
-        origin = proxy.origin()
-        client = proxy.connect().send(get(f"http://{origin.authority}/", body, method="POST"))
-        target = origin.accept()
-        target.head()
-        target.send(answer)
-        client.expect(answer.replace(b"3\r\n", b"3\r\nConnection: close\r\n", 1))
-        target.gone()
-        client.send(b"1\r\nx\r\n" * 1000)  # and is still sending
-        client.ended()
-        proxy.told("new", "close closed")
-        record = proxy.record()
-        assert (record.status_code, record.error) == (413, "")
-
-
-@both
-def test_answer_while_the_body_goes_up(selector: Selector) -> None:
-    with Proxy(selector) as proxy:
-        origin = proxy.origin()
-        client = proxy.connect().send(
-            get(f"http://{origin.authority}/", "Content-Length: 6", method="POST") + b"abc"
-        )
-        target = origin.accept()
-        target.head()
-        target.expect(b"abc").send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n12")
-        client.expect(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\n12")
-        client.send(b"def")
-        target.expect(b"def").send(b"34")
-        client.expect(b"34").ended()
-
-
-@both
-def test_target_that_stops_reading_has_its_say(selector: Selector) -> None:
-    """It answers and resets the connection, since there was more to read."""
-    answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nno!"
-    size = 30_000_000
-    with Proxy(selector) as proxy:
-        origin = proxy.origin()
-        client = proxy.connect()
-
-        def upload() -> None:
-            head = get(f"http://{origin.authority}/", f"Content-Length: {size}", method="POST")
-            try:
-                client.send(head + bytes(size))
-            except OSError:
-                return  # cut off after its answer
-
-        send = threading.Thread(daemon=True, target=upload)
-        send.start()
-        target = origin.accept()
-        target.head()
-        target.send(answer)
-        target.close()
-        client.until(b"no!")
-        send.join()
-        proxy.gone()
-        record = proxy.record()
-        assert (record.status_code, record.error) == (413, "")
-
-
-@both
-@pytest.mark.parametrize("early", [False, True])
-def test_upgrade(selector: Selector, early: bool) -> None:
-    with Proxy(selector, upgrades=True) as proxy:
-        client, target = begin(proxy, proxy.origin(), "Connection: Upgrade", "Upgrade: x/2")
-        head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x/2\r\nConnection: Upgrade\r\n\r\n"
-        target.send(head + b"frame" * early)
-        client.expect(
-            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x/2\r\n\r\n"
-        ).expect(b"frame" * early)
-        client.send(b"\x00up")
-        target.expect(b"\x00up").send(b"\xffdown")
-        client.expect(b"\xffdown").finish()
-        target.ended()
-        target.send(b"!").close()
-        assert client.rest() == b"!"
-        event = proxy.close_event()
-        assert (event.protocol, event.reason) == ("HTTP", "closed")
-        assert event.bytes_received == len(head) + 5 * early + 6
-        record = proxy.record()
-        assert (record.status_code, record.error) == (101, "")
-
-
-@both
-def test_upgrade_with_early_bytes_of_the_client(selector: Selector) -> None:
-    with Proxy(selector, upgrades=True) as proxy:
-        origin = proxy.origin()
-        client = proxy.connect()
-        client.send(get(f"http://{origin.authority}/", "Connection: upgrade", "Upgrade: x") + b"eager")
-        target = origin.accept()
-        target.head()
-        proxy.settle()
-        target.empty()
-        target.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n").expect(b"eager")
-
-
-@both
-def test_upgrade_refused(selector: Selector) -> None:
-    """The target answers as usual, and HTTP goes on."""
-    with Proxy(selector) as proxy:
-        origin = proxy.origin()
-        client, target = begin(proxy, origin, "Connection: Upgrade", "Upgrade: x")
-        target.send(OK)
-        client.expect(OK).send(get(f"http://{origin.authority}/"))
-        target.head()
-
-
-@both
-def test_counts(selector: Selector) -> None:
-    """Bytes of the messages as they went to and came from the target."""
-    with Proxy(selector) as proxy:
-        origin = proxy.origin()
-        client = proxy.connect().send(
-            get(f"http://{origin.authority}/", "Connection: close", "Content-Length: 5", method="POST") + b"12345"
-        )
-        target = origin.accept()
-        up = target.head() + target.exactly(5)
-        down = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;xxxxxxx\r\na\r\n0\r\nX: y\r\n\r\n"
-        target.send(down)
-        client.rest()
-        event = proxy.close_event()
-        assert (event.bytes_sent, event.bytes_received) == (len(up), len(down))
-        record = proxy.record()
-        assert (record.bytes_sent, record.bytes_received) == (len(up), len(down))
+        if way == "down":
+            client, target = begin(proxy, origin)
+            sender, sink = target, client
+            target.sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        else:
+            client, target = begin(proxy, origin, "Transfer-Encoding: chunked", method="POST")
+            sender, sink = client, target
+        thread = threading.Thread(target=sender.sock.sendall, args=(body,))
+        thread.start()
+        tail = b""
+        while not tail.endswith(b"\r\n0\r\n\r\n"):
+            tail = tail[-7:] + sink.sock.recv(1 << 20)
+        thread.join()
+        if way == "up":
+            target.send(OK)
+            client.expect(OK)
+    assert 1 <= turns[0] <= TURN

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
@@ -13,9 +18,11 @@ from bifrost_lite.errors import Reason
 from bifrost_lite.plane import BURST_GAP, REFUSALS, Policy
 from bifrost_lite.route import Router
 from tests.plane_kit import (
+    DEADLINE,
     HELLO5,
     METHOD5,
     REJECTED4,
+    Origin,
     Peer,
     Proxy,
     both,
@@ -298,5 +305,113 @@ def test_drained(selector: Selector) -> None:
 
 
 def test_bounds() -> None:
-    assert (plane_module.KEEPALIVE, plane_module.LINGER) == (60.0, 2.0)
+    assert (plane_module.KEEPALIVE, plane_module.LINGER) == (60.0, 5.0)
     assert Reason.TOO_MANY.status == Reason.TOO_MANY_CLIENT.status == 503
+
+
+# All at once, in a random order that is always the same.
+
+
+class Scene:
+    """One client, one target, and what they do to each other."""
+
+    def __init__(self, proxy: Proxy, seed: int) -> None:
+        self.proxy = proxy
+        self.random = random.Random(seed)
+
+    def play(self) -> None:
+        origin = Origin()
+        client = Peer(socket.create_connection(("127.0.0.1", self.proxy.listeners[0].port)))
+        peers = [client]
+        try:
+            self.random.choice((self.tunnel, self.tunnel, self.http, self.babble))(
+                origin, client, peers
+            )
+        except (OSError, AssertionError):
+            pass  # one of the two was cut off by the other
+        finally:
+            for peer in peers:
+                if self.random.random() < 0.3 and peer.sock.fileno() >= 0:
+                    peer.reset()
+                else:
+                    peer.close()
+            origin.close()
+
+    def babble(self, origin: Origin, client: Peer, peers: list[Peer]) -> None:
+        client.send(self.random.randbytes(self.random.randrange(1, 300)))
+        self.maybe_wait(client)
+
+    def tunnel(self, origin: Origin, client: Peer, peers: list[Peer]) -> None:
+        client.send(f"CONNECT {origin.authority} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        peers.append(origin.accept())
+        client.head()
+        for _ in range(self.random.randrange(6)):
+            at = self.random.randrange(2)
+            size = self.random.choice((1, 1000, 70_000, 600_000))
+            data = self.random.randbytes(size)
+            sender = threading.Thread(target=quietly, args=(peers[at].send, data), daemon=True)
+            sender.start()
+            if self.random.random() < 0.8:
+                assert peers[1 - at].exactly(size) == data
+            sender.join(0.2 if self.random.random() < 0.9 else 0)
+            if self.random.random() < 0.2:
+                peers[at].finish()
+
+    def http(self, origin: Origin, client: Peer, peers: list[Peer]) -> None:
+        for _ in range(self.random.randrange(1, 5)):
+            body = self.random.randbytes(self.random.choice((0, 5, 100_000)))
+            client.send(get(f"http://{origin.authority}/", f"Content-Length: {len(body)}"))
+            if len(peers) == 1:
+                peers.append(origin.accept())
+            target = peers[1]
+            target.head()
+            cut = self.random.random() < 0.2
+            sender = threading.Thread(
+                target=quietly, args=(client.send, body[: len(body) // 2] if cut else body), daemon=True
+            )
+            sender.start()
+            if cut:
+                return
+            assert target.exactly(len(body)) == body
+            size = self.random.choice((0, 7, 300_000))
+            kind = self.random.randrange(3)
+            if kind == 0:
+                target.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+                quietly(target.send, bytes(size))
+            elif kind == 1:
+                target.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                quietly(target.send, b"5\r\nhello\r\n0\r\n\r\n")
+            else:
+                target.send(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(size)).finish()
+            self.maybe_wait(client)
+            client.head()
+
+    def maybe_wait(self, client: Peer) -> None:
+        if self.random.random() < 0.5:
+            client.sock.settimeout(0.05)
+            client.sock.recv(1000)
+            client.sock.settimeout(DEADLINE)
+
+
+def quietly(act: Callable[[bytes], object], data: bytes) -> None:
+    with suppress(OSError):
+        act(data)
+
+
+@both
+def test_anything_goes(selector: Selector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they do, nothing is left and every byte is counted once."""
+    with Proxy(selector, idle=2.0, handshake=0.2, linger=0.1, keepalive=0.3) as proxy:
+
+        def play(number: int) -> None:
+            for turn in range(25):
+                Scene(proxy, number * 1000 + turn).play()
+
+        actors = [threading.Thread(target=play, args=(n,), daemon=True) for n in range(6)]
+        for actor in actors:
+            actor.start()
+        for actor in actors:
+            actor.join(10 * DEADLINE)
+            assert not actor.is_alive()
+        proxy.gone()
+        assert len(proxy.opened) > 50

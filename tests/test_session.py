@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 import pytest
 
+from bifrost_lite import session as session_module
 from bifrost_lite.dispatch import Dispatcher, EpollDispatcher
 from bifrost_lite.errors import Reason
-from bifrost_lite.session import LINGER_READS
 from bifrost_lite.target import Target
 from tests.plane_kit import (
     GRANTED,
@@ -392,15 +395,45 @@ def test_refused_client_that_never_reads_is_cut_off() -> None:
         proxy.gone()
 
 
-def test_refused_client_that_never_stops_is_cut_off() -> None:
-    with Proxy(linger=60.0) as proxy:
+def test_refused_client_that_never_stops_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "LINGER_TOTAL", 0.0)
+    with Proxy(linger=0.1) as proxy:
         client = proxy.connect().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         client.until(b"proxy_request\n")
-        for _ in range(LINGER_READS):
-            if not proxy.plane.sessions:
-                break
-            client.send(b"x")
-            proxy.settle()
+
+        def cut_off() -> bool:
+            with contextlib.suppress(OSError):
+                client.sock.send(b"x")
+            return not proxy.plane.sessions
+
+        until(cut_off, "the end of lingering")
+        proxy.gone()
+
+
+def test_refused_client_that_goes_on_sending_reads_its_whole_answer() -> None:
+    """An answer waits in the kernel while the body that it refuses is still on its way; a
+    close with bytes unread would throw it away."""
+    with Proxy() as proxy:
+        origin = proxy.origin()
+        body = 40 * 1024 * 1024
+        head = f"POST http://{origin.authority}/ HTTP/1.1\r\nHost: a\r\nContent-Length: {body}\r\n\r\n"
+        client = proxy.connect().send(head.encode())
+        target = origin.accept()
+        target.head()
+        answer = b"x" * 3_000_000
+        target.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3000000\r\n\r\n" + answer)
+
+        def upload() -> None:
+            with contextlib.suppress(OSError):
+                client.sock.sendall(bytes(body))
+
+        sender = threading.Thread(target=upload)
+        sender.start()
+        client.until(b"\r\n\r\n")
+        client.expect(answer)
+        client.close()
+        sender.join()
+        target.close()
         proxy.gone()
 
 
