@@ -106,15 +106,11 @@ def _run(args: Args) -> int:
     port = number(args, "port", 0, 65535)
     try:
         settings = _quick(options.get("address", "127.0.0.1"), port) if quick else load(path)
-        if "verbose" in options or "quiet" in options:
-            from msgspec.structs import replace
-
-            level = "debug" if "verbose" in options else "warn"
-            settings = replace(settings, log=replace(settings.log, level=level))
+        level = "debug" if "verbose" in options else "warn" if "quiet" in options else None
         # Behind the settings: a refused configuration costs no further start.
         from .daemon import run
 
-        return run(settings, path)
+        return run(settings, path, level)
     except ConfigError as error:
         _print_faults(path or "command line", error.faults, sys.stderr)
         return BAD_CONFIG

@@ -13,8 +13,9 @@ import os
 import resource
 import signal
 from time import time
+from typing import Literal, cast
 
-from msgspec.structs import fields
+from msgspec.structs import fields, replace
 
 from . import __version__, log
 from .acl import is_special
@@ -54,12 +55,16 @@ class Daemon:
         loop: its event loop
         settings: what it is to be
         path: where the settings came from, None where from no file
+        level: of the log, whatever the file says; None to go by the file
     """
 
-    def __init__(self, loop: Loop, settings: schema.Settings, path: str | None) -> None:
+    def __init__(
+        self, loop: Loop, settings: schema.Settings, path: str | None, level: str | None
+    ) -> None:
         self.loop = loop
-        self.settings = settings
+        self.settings = settings = with_level(settings, level)
         self.path = path
+        self.level = level
         self.started = rfc3339(time())
         dispatcher = loop.dispatcher
         self.hub = Hub(loop, settings.control)
@@ -223,6 +228,8 @@ class Daemon:
 
     def reload(self) -> None:
         """Read the configuration again; requests during a reload make one more."""
+        if self._stopping:
+            return
         if self._reloading is not None:
             self._reload_again = True
             return
@@ -235,6 +242,8 @@ class Daemon:
                 await self._reload_once()
                 if not self._reload_again:
                     return
+        except Exception:
+            logger.exception("the reload failed")
         finally:
             self._reloading = None
 
@@ -248,7 +257,8 @@ class Daemon:
         try:
             with ThreadPoolExecutor(1) as pool:
                 settings = await self.loop.run_in_executor(pool, load, self.path)
-            self._swap(settings)
+            if not self._stopping:
+                self._swap(with_level(settings, self.level))
         except (ConfigError, BindError) as error:
             faults = error.faults if isinstance(error, ConfigError) else []
             texts = [str(fault) for fault in faults] or [str(error)]
@@ -274,7 +284,7 @@ class Daemon:
         resolver = self._resolver(settings) if "resolver" in changed else self.resolver
         policy = self._policy(settings, resolver)
         if "listen" in changed:
-            self._swap_listeners(old, settings)
+            self._swap_listeners(settings)
             self._note_ports()
         plane = self.plane
         plane.policy = policy
@@ -292,28 +302,28 @@ class Daemon:
         logger.info("configuration reloaded: %s", ", ".join(changed) or "nothing changed")
         self.hub.publish("config.reload", ConfigChange(changed, restart))
 
-    def _swap_listeners(self, old: schema.Settings, new: schema.Settings) -> None:
+    def _swap_listeners(self, settings: schema.Settings) -> None:
         """Open what is new, then close what is gone; the rest goes on without a gap."""
-        running = dict(zip(old.listen, list(self.plane.listeners), strict=True))
+        gone = {(old.address, old.asked_port): old for old in self.plane.listeners}
         opened: list[Listener] = []
-        kept: list[Listener] = []
+        kept: list[tuple[Listener, schema.Listen]] = []
         try:
-            for listen in new.listen:
-                if listen in running:
-                    kept.append(running.pop(listen))
-                    continue
-                listener = Listener(
-                    self.plane, listen.name, listen.address, listen.port, listen.protocol
-                )
-                opened.append(listener)
-                kept.append(listener)
+            for listen in settings.listen:
+                listener = gone.pop((listen.address, listen.port), None)
+                if listener is None:
+                    listener = Listener(
+                        self.plane, listen.name, listen.address, listen.port, listen.protocol
+                    )
+                    opened.append(listener)
+                kept.append((listener, listen))
         except BindError:
             for listener in opened:
                 listener.close()
             raise
-        for listener in running.values():
+        for listener in gone.values():
             listener.close()
-        self.plane.listeners = kept
+        for listener, listen in kept:
+            listener.name, listener.protocol = listen.name, listen.protocol
 
 
 def _descriptor_limit(wanted: int) -> int:
@@ -340,12 +350,21 @@ def _endpoint(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def run(settings: schema.Settings, path: str | None) -> int:
+def with_level(settings: schema.Settings, level: str | None) -> schema.Settings:
+    """The settings with another level of the log, which the command line asked for."""
+    if level is None:
+        return settings
+    log_level = cast('Literal["debug", "info", "warn", "error"]', level)
+    return replace(settings, log=replace(settings.log, level=log_level))
+
+
+def run(settings: schema.Settings, path: str | None, level: str | None = None) -> int:
     """Run the daemon in the foreground until a signal ends it.
 
     Args:
         settings: what it is to be
         path: the file they came from, for reloads; None without one
+        level: of the log, over what the settings say, for reloads too
 
     Returns:
         the exit status, 0
@@ -356,7 +375,7 @@ def run(settings: schema.Settings, path: str | None) -> int:
     loop = Loop(make_dispatcher())
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(Daemon(loop, settings, path).serve())
+        loop.run_until_complete(Daemon(loop, settings, path, level).serve())
     finally:
         loop.close()
     return 0

@@ -266,6 +266,10 @@ class Dial:
             dialler.dispatcher.discard(attempt.fd, attempt.sock)
         self.attempts.clear()
 
+    def crash(self) -> None:
+        """A deadline callback raised."""
+        self._finish(None, 0, Reason.INTERNAL)
+
     def _finish(self, sock: Socket | None, mask: int, reason: Reason | None) -> None:
         done = self.done
         self.cancel()
@@ -303,7 +307,7 @@ class Attempt:
 
     def crash(self) -> None:
         """The handler raised: the whole dial fails."""
-        self.dial._finish(None, 0, Reason.INTERNAL)
+        self.dial.crash()
 
 
 def _take_turns(fresh: list[bytes], tried: list[bytes]) -> list[bytes]:

@@ -46,6 +46,7 @@ class Listener:
 
     Attributes:
         port: the one it really has
+        asked_port: the one it was made with
         open: it is accepting, or will again by itself
         starved: it stopped accepting for want of descriptors
 
@@ -57,6 +58,7 @@ class Listener:
         self.plane = plane
         self.name = name
         self.address = address
+        self.asked_port = port
         self.protocol = protocol
         self.starved = False
         self._last_starved = -BURST_GAP

@@ -59,9 +59,9 @@ class Session(Intake):
     """
 
     __slots__ = (
-        "asked", "backend", "began", "client", "client_ip", "client_port", "dial", "dialling", "down",
-        "extra_received", "extra_sent", "fd", "forward", "host", "id", "moved", "noticed", "open",
-        "plane", "policy", "refusal", "route", "sock", "started", "timer", "up",
+        "asked", "backend", "began", "client", "client_ip", "client_port", "dial",
+        "dialling", "down", "extra_received", "extra_sent", "fd", "forward", "host", "id", "moved",
+        "noticed", "open", "plane", "policy", "refusal", "route", "sock", "started", "timer", "up",
     )  # fmt: skip
 
     def __init__(
@@ -268,8 +268,10 @@ class Session(Intake):
             return
         if self.refusal is not None and reason is not self.refusal:
             reason, detail = self.refusal, self.refusal.text
+        asked = self.forward.request if self.forward is not None else None
         self._note_failure(reason)
-        self.linger(self.rejection(reason, detail))
+        body = asked is None or asked.method != b"HEAD"
+        self.linger(self.rejection(reason, detail, body))
 
     def _note_failure(self, reason: Reason) -> None:
         """The request that is being read or dialled for came to nothing."""

@@ -364,3 +364,11 @@ def test_a_chunked_body_leaves_others_their_turn(
             target.send(OK)
             client.expect(OK)
     assert 1 <= turns[0] <= TURN
+
+
+def test_a_refused_head_has_no_body() -> None:
+    with Proxy() as proxy:
+        client = proxy.connect().send(get("http://a.test/", method="HEAD"))
+        proxy.tell("a.test")
+        assert b"Content-Length: 43\r\n" in client.head()
+        client.ended()

@@ -100,18 +100,19 @@ class Intake:
             raise ProtocolError(Reason.BAD_REQUEST, "CONNECT has no body")
         return parse_authority(request.target, None)
 
-    def rejection(self, reason: Reason, detail: str) -> bytes:
+    def rejection(self, reason: Reason, detail: str, body: bool = True) -> bytes:
         """What tells the client no, in its own protocol.
 
         Args:
             reason: the outcome
             detail: one sentence for a person; HTTP only
+            body: False for the answer to HEAD
         """
         if self.protocol == "SOCKS5":
             return socks.reply(reason) if self.greeted else b"\x05\xff"
         if self.protocol == "SOCKS4":
             return socks.REJECTED4
-        return _error_page(reason, detail)
+        return _error_page(reason, detail, body)
 
     def grant(self) -> bytes:
         """What tells the client of a CONNECT or SOCKS request that its tunnel stands."""
@@ -120,7 +121,7 @@ class Intake:
         return socks.reply(None) if self.protocol == "SOCKS5" else socks.GRANTED4
 
 
-def _error_page(reason: Reason, detail: str) -> bytes:
+def _error_page(reason: Reason, detail: str, with_body: bool) -> bytes:
     """A short plain page for a person, and the reason's word for a program."""
     body = f"{reason.status} {reason.word}\n{detail}\n".encode()
     retry = b"Retry-After: 5\r\n" if reason.status == 503 else b""
@@ -134,7 +135,7 @@ def _error_page(reason: Reason, detail: str) -> bytes:
         len(body),
         reason.word.encode(),
         retry,
-        body,
+        body if with_body else b"",
     )
 
 
