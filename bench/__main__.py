@@ -41,7 +41,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--only: no such kind: {', '.join(sorted(unknown))}")
     for one in options.us:
         name, _, path = one.partition("=")
-        if not name or not Path(path).exists():
+        if not name or not Path(path, "bifrost_lite").is_dir():
             parser.error(f"--us: {one}: expected NAME=PATH of a checkout")
     options.rounds = options.rounds or (2 if options.quick else 5)
     options.seconds = options.seconds or (0.5 if options.quick else 1.0)
@@ -80,10 +80,9 @@ def _choose(options: argparse.Namespace, interpreter: str) -> tuple[list[Target]
     chosen: list[Target] = []
     for one in us:
         chosen.append(one)
-        if one.ours:
-            build.compile_bytecode(interpreter, checkouts[one.name])
-            if "watch" in options.only:
-                chosen.append(targets.watched(one))
+        build.compile_bytecode(interpreter, checkouts[one.name])
+        if "watch" in options.only:
+            chosen.append(targets.watched(one))
     return [*chosen, *(one for one in peers if one.installed)], [one.name for one in us]
 
 
@@ -142,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "imports" in options.only:
             packages = build.packages_of(interpreter, "run-time")
             for name, path in _checkouts(options).items():
-                if name not in us or path.is_file():
+                if name not in us:
                     continue
                 try:
                     costs = imports.costs(bench, name, path, interpreter, packages)

@@ -121,18 +121,12 @@ def bifrost_launch(
 
 
 def bifrost(name: str, path: Path, interpreter: str, packages: Path) -> Target:
-    """A checkout of bifrost-lite, or a one-file prototype."""
+    """A checkout of bifrost-lite."""
 
     def launch(place: Place) -> Launch:
         return bifrost_launch(place, path, interpreter, packages)
 
-    def prototype(place: Place) -> Launch:
-        return Launch([interpreter, "-I", "-S", str(path), str(place.port)])
-
-    protocols = ("socks5", "connect", "get")
-    if path.is_file():
-        return Target(name, protocols, prototype)
-    return Target(name, protocols, launch, ours=True)
+    return Target(name, ("socks5", "connect", "get"), launch, ours=True)
 
 
 def watched(target: Target) -> Target:

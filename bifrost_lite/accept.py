@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from .auth import Peer
 from .errors import BindError
-from .target import pack
+from .target import endpoint_text, pack
 
 log = logging.getLogger("bifrost.http")
 
@@ -120,6 +120,6 @@ def _bind(host: str, port: int) -> socket.socket:
         sock.listen(64)
     except OSError as error:
         sock.close()
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        where = endpoint_text(host, port)
         raise BindError(f"cannot listen on {where} (control): {error.strerror}") from error
     return sock

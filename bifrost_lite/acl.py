@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .target import MAPPED
+from .target import fold as fold
 from .target import pack as pack
 from .target import unpack as unpack
 
-_MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96
 _NAT64 = b"\x00\x64\xff\x9b" + bytes(8)  # 64:ff9b::/96, RFC 6052 section 2.1
 _COMPATIBLE = bytes(12)  # ::/96, RFC 4291 section 2.5.5.1
 _SIX_TO_FOUR = b"\x20\x02"  # 2002::/16, RFC 3056 section 2
@@ -20,11 +21,6 @@ _BROADCAST = b"\xff\xff\xff\xff"
 
 # First bytes of IPv4 addresses that may be special: most addresses need no second look.
 _SUSPECT = frozenset({0, 127, 169, 255, *range(224, 240)})
-
-
-def fold(packed: bytes) -> bytes:
-    """`packed`, but the 4 bytes inside where it is an IPv4-mapped IPv6 address."""
-    return packed[12:] if len(packed) == 16 and packed.startswith(_MAPPED) else packed
 
 
 def embedded(packed: bytes) -> bytes | None:
@@ -35,7 +31,7 @@ def embedded(packed: bytes) -> bytes | None:
     """
     if len(packed) == 4:
         return None
-    if packed.startswith((_MAPPED, _NAT64, _COMPATIBLE)):
+    if packed.startswith((MAPPED, _NAT64, _COMPATIBLE)):
         return packed[12:]
     return packed[2:6] if packed.startswith(_SIX_TO_FOUR) else None
 

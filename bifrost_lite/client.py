@@ -24,7 +24,7 @@ DEFAULT_URL = "http://127.0.0.1:7082"
 CONFIG_FILES = ("/etc/bifrost/bifrost.toml", "/var/etc/bifrost.toml")
 
 PATIENCE = 10.0  # seconds for a connection, and for a whole answer
-PING = 25.0  # seconds between text pings; the seed's clients take 30, the daemon allows 60
+PING = 25.0  # seconds between text pings; the page of Bifrost says 30, the daemon allows 60
 SILENCE = 60.0  # seconds without a byte after which a stream counts as dead
 BODY_LIMIT = 16 * 1024 * 1024  # bytes of an answer; ten thousand requests take 5 MiB
 MESSAGE_LIMIT = 1024 * 1024  # bytes of an event or a log entry

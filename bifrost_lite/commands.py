@@ -11,8 +11,8 @@ import msgspec
 from . import show
 from .client import ClientError, Daemon, NotRunning, find, quote
 from .options import FAILED, NOT_RUNNING, OK, Args, UsageError, number
+from .records import LEVELS
 
-LEVELS = ("debug", "info", "warn", "error")
 _decode = msgspec.json.Decoder(dict[str, object]).decode
 
 

@@ -216,13 +216,36 @@ class Outbox:
 
 
 class Watcher(Generic[T]):
-    """Somebody at the other end of a socket, who is told things."""
+    """Somebody at the other end of a socket, who is told things.
 
-    __slots__ = ("outbox", "wants")
+    Args:
+        loop: the event loop
+        sock: its non-blocking socket
+        fanout: the source it watches
+        seats: gets its seat back at the end
+        wants: which items it asked for; those who want all (None) share the bytes
+
+    Attributes:
+        outbox: what it has still to get
+    """
+
+    __slots__ = ("_fanout", "_loop", "_seats", "_sock", "outbox", "wants")
 
     outbox: Outbox
-    # Which items it asked for; those who want all (None) share the bytes.
-    wants: Callable[[T], bool] | None
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        fanout: Fanout[T],
+        seats: Seats,
+        wants: Callable[[T], bool] | None,
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._fanout = fanout
+        self._seats = seats
+        self.wants = wants
 
     def due(self) -> float:
         """The monotonic time at which `tick` has something to do."""
@@ -238,7 +261,13 @@ class Watcher(Generic[T]):
 
     def drop(self) -> None:
         """Close the socket at once and leave."""
-        raise NotImplementedError
+        if self._sock.fileno() < 0:
+            return
+        self._loop.remove_reader(self._sock.fileno())
+        self.outbox.close()
+        self._sock.close()
+        self._fanout.remove(self)
+        self._seats.leave()
 
 
 class Fanout(Generic[T]):

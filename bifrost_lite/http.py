@@ -146,6 +146,7 @@ class Server(Generic[Ctx]):
         call: Call | None = None
         request: Request | None = None
         keep = False
+        head = b""
         try:
             head = await self._read_head(connection, patience)
             if not head:
@@ -170,7 +171,10 @@ class Server(Generic[Ctx]):
             keep = keep or (request is not None and not _has_body(request))
         if isinstance(result, Response):
             keep = keep and request is not None and request.keep_alive
-            await self._answer(connection, call, result, keep)
+            # A head that cannot be read may still begin as one of HEAD.
+            start = (head or connection.buffer).lstrip(b"\r\n")
+            head_only = start.startswith(b"HEAD ")
+            await self._answer(connection, call, result, keep, head_only)
             return keep
         sock, connection.sock = connection.sock, None
         assert sock is not None
@@ -264,12 +268,16 @@ class Server(Generic[Ctx]):
             raise Refused(500, "internal_error", "The daemon met a fault of its own.") from None
 
     async def _answer(
-        self, connection: Connection, call: Call | None, response: Response, keep: bool
+        self,
+        connection: Connection,
+        call: Call | None,
+        response: Response,
+        keep: bool,
+        head_only: bool,
     ) -> None:
-        option, head_only = "" if keep else "close", False
+        option = "" if keep else "close"
         if call is not None:
             response.headers += tuple(f for f in call.fields if f not in response.headers)
-            head_only = call.head_only
             if keep and not call.request.minor:
                 option = "keep-alive"
         await self._send(connection, response.render(head_only=head_only, connection=option))

@@ -8,7 +8,7 @@ from .config.schema import Settings
 from .config.toml import index_lines, parse
 from .errors import ConfigError, Fault
 
-# The contract's bound for a configuration that comes by the API holds for files too.
+# Larger than any configuration a person writes, and small beside a router's memory.
 MAX_FILE = 1024 * 1024
 
 # Bytes of things that have no constant of their own: measured on 64 bits, texts at their longest.

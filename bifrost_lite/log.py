@@ -20,9 +20,9 @@ from typing import TextIO
 
 from msgspec import Struct
 
-from .records import Finished
+from .records import DEBUG, ERROR, INFO, LEVELS, WARN, Finished
 from .ring import Ring
-from .sse import DEBUG, ERROR, INFO, LEVELS, WARN, Line, Logs, level_of
+from .sse import Line, Logs
 
 SAME = 5  # messages of one kind and one text within `WINDOW` that are written
 BURST = 50  # messages of one kind, whatever they say
@@ -236,7 +236,7 @@ class Access:
         if self._logs is not None:
             self._logs.append(record)
         if self._syslog is not None:
-            self._syslog(_SYSLOG_PRIORITY[level_of(record)], access_line(record))
+            self._syslog(_SYSLOG_PRIORITY[INFO], access_line(record))
 
 
 def access_line(record: Finished) -> str:

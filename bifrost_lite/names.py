@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .acl import pack
+from .target import endpoint_text, pack
 
 MAX_SERVERS = 8  # libc takes three; OpenWrt's list of all upstreams may be longer
 MAX_SEARCH = 6  # domains, as in libc
@@ -27,9 +27,7 @@ class Server(NamedTuple):
 
     def __str__(self) -> str:
         address = f"{self.address}%{self.zone}" if self.zone else self.address
-        if self.port == 53:
-            return address
-        return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
+        return address if self.port == 53 else endpoint_text(address, self.port)
 
 
 DEFAULT_SERVER = Server("127.0.0.1")  # what libc asks without any, and where dnsmasq is

@@ -1,8 +1,11 @@
-"""The record of one finished request, shared by the log ring and the request ring."""
+"""The record of one finished request, for the log ring and the request ring, and log levels."""
 
 from __future__ import annotations
 
 from msgspec import Struct
+
+LEVELS = ("debug", "info", "warn", "error")
+DEBUG, INFO, WARN, ERROR = range(4)
 
 
 class Finished(Struct, gc=False):
@@ -11,9 +14,10 @@ class Finished(Struct, gc=False):
     Attributes:
         id: number of the record for the life of the process
         time: Unix time in seconds at its end
-        protocol: HTTP, CONNECT, SOCKS5 or SOCKS4
-        method: the HTTP method; for SOCKS the protocol's name
-        url: host and path without query for HTTP, else host and port; cut at 256 characters
+        protocol: HTTP, CONNECT, SOCKS5 or SOCKS4; "" where it was not told
+        method: the HTTP method; for SOCKS the protocol's name; "" where it was not told
+        url: host and path without query for HTTP, else host and port; cut at 256 characters;
+            "" where the request never named one
         host: target with its port, "" where the request never named one
         client_ip: the client's address
         backend: name of the backend, "" where none was chosen

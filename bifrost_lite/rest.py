@@ -27,26 +27,16 @@ _escape = re.compile(rb"%([0-9A-Fa-f]{2})")
 _integer = re.compile(r"[0-9]{1,15}").fullmatch
 
 
-class FieldError(Struct):
-    """One fault of several, see `errors.Fault`."""
-
-    section: str
-    field: str
-    message: str
-
-
-class ErrorBody(Struct, omit_defaults=True):
+class ErrorBody(Struct):
     """The one form of errors.
 
     Attributes:
         error: a stable word
         message: a sentence
-        errors: where there are several faults
     """
 
     error: str
     message: str
-    errors: list[FieldError] = []
 
 
 # What every answer carries: it is shown in no frame, as no other type, and names no page.

@@ -21,12 +21,9 @@ from msgspec import UNSET, Struct, UnsetType
 
 from .events import rfc3339
 from .fanout import STUCK, Fanout, Outbox, Seats, Watcher
-from .records import Finished
+from .records import DEBUG, INFO, LEVELS, WARN, Finished
 from .rest import Call, Refused, Takeover, render_head
 from .ring import Ring
-
-LEVELS = ("debug", "info", "warn", "error")
-DEBUG, INFO, WARN, ERROR = range(4)
 
 BUFFER = 100  # entries that may wait for one stream
 COMMENT = 15.0  # seconds of silence after which a comment tells that the stream lives
@@ -41,7 +38,7 @@ class Line(Struct, gc=False):
 
     Attributes:
         time: Unix time in seconds
-        level: index in `LEVELS`
+        level: index in `records.LEVELS`
         message: one line
         source: the part of the daemon that says it
     """
@@ -65,7 +62,7 @@ class LostFields(Struct):
 
 
 class AccessFields(Struct):
-    """Fields of the entry of a finished request; `action` is the backend, as the seed has it."""
+    """Fields of the entry of a finished request; `action` is the backend, as Bifrost names it."""
 
     method: str
     url: str
@@ -96,10 +93,8 @@ Item = Line | Finished
 
 
 def level_of(item: Item) -> int:
-    """The level of an entry; a request that failed is a warning."""
-    if isinstance(item, Line):
-        return item.level
-    return WARN if item.error else INFO
+    """The level of an entry; that a client's request failed is no fault of the daemon."""
+    return item.level if isinstance(item, Line) else INFO
 
 
 def entry_of(item: Item) -> LogEntry:
@@ -107,7 +102,9 @@ def entry_of(item: Item) -> LogEntry:
     level, when = LEVELS[level_of(item)], rfc3339(item.time)
     if isinstance(item, Line):
         return LogEntry(when, level, item.message, SourceFields(item.source))
-    scheme = "http://" if item.protocol == "HTTP" else ""
+    message = f"malformed request from {item.client_ip}"
+    if item.url:
+        message = f"{item.method} {'http://' if item.protocol == 'HTTP' else ''}{item.url}"
     fields = AccessFields(
         method=item.method,
         url=item.url,
@@ -124,7 +121,7 @@ def entry_of(item: Item) -> LogEntry:
         protocol=item.protocol,
         id=item.id,
     )
-    return LogEntry(when, level, f"{item.method} {scheme}{item.url}", fields)
+    return LogEntry(when, level, message, fields)
 
 
 class Logs:
@@ -241,7 +238,7 @@ class Logs:
 class Stream(Watcher[tuple[int, Item]]):
     """A follower of the log."""
 
-    __slots__ = ("_fanout", "_loop", "_seats", "_sock")
+    __slots__ = ()
 
     def __init__(
         self,
@@ -252,11 +249,7 @@ class Stream(Watcher[tuple[int, Item]]):
         gap: Callable[[int, int], bytes],
         wants: Callable[[tuple[int, Item]], bool] | None,
     ) -> None:
-        self._loop = loop
-        self._sock = sock
-        self._fanout = fanout
-        self._seats = seats
-        self.wants = wants
+        super().__init__(loop, sock, fanout, seats, wants)
         self.outbox = Outbox(
             loop, sock, gap=gap, blocked=self._blocked, broken=self.drop, most=BUFFER
         )
@@ -279,15 +272,6 @@ class Stream(Watcher[tuple[int, Item]]):
 
     def stop(self) -> None:
         self.drop()
-
-    def drop(self) -> None:
-        if self._sock.fileno() < 0:
-            return
-        self._loop.remove_reader(self._sock.fileno())
-        self.outbox.close()
-        self._sock.close()
-        self._fanout.remove(self)
-        self._seats.leave()
 
     def _blocked(self) -> None:
         self._fanout.wake(self.due())

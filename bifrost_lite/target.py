@@ -10,7 +10,7 @@ from .errors import ProtocolError, Reason
 KNOWN_LIMIT = 256  # targets remembered by `parse_authority`, some 300 bytes each
 
 _known: dict[tuple[bytes, int | None], Target] = {}
-_MAPPED = b"\0" * 10 + b"\xff\xff"
+MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 section 2.5.5.2
 # Labels of letters, digits, hyphen and underscore, RFC 1035 section 2.3.1 as the web uses it.
 _is_name = re.compile(rb"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*").fullmatch
 # A last label that starts like a number is an address in some spelling (WHATWG URL, 3.5):
@@ -43,7 +43,12 @@ def unpack(packed: bytes) -> str:
 
 def fold(packed: bytes) -> bytes:
     """`packed`, but the 4 bytes inside where it is an IPv4-mapped IPv6 address."""
-    return packed[12:] if len(packed) == 16 and packed.startswith(_MAPPED) else packed
+    return packed[12:] if len(packed) == 16 and packed.startswith(MAPPED) else packed
+
+
+def endpoint_text(host: str, port: int) -> str:
+    """A host and a port as one writes them, IPv6 in brackets (RFC 3986 section 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Target:
@@ -62,7 +67,7 @@ class Target:
         self.host = host
         self.port = port
         self.packed = packed
-        self.text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.text = endpoint_text(host, port)
 
     def __str__(self) -> str:
         return self.text

@@ -119,10 +119,7 @@ class WebSocket(Watcher[Event]):
         wants: which events it asked for, None for all
     """
 
-    __slots__ = (
-        "_close_by", "_fanout", "_loop", "_message", "_pinged", "_protocol", "_seats", "_seen",
-        "_sock", "_timeout",
-    )  # fmt: skip
+    __slots__ = ("_close_by", "_message", "_pinged", "_protocol", "_seen", "_timeout")
 
     def __init__(
         self,
@@ -136,17 +133,13 @@ class WebSocket(Watcher[Event]):
         gap: Callable[[int, int], bytes],
         wants: Callable[[Event], bool] | None = None,
     ) -> None:
-        self._loop = loop
-        self._sock = sock
+        super().__init__(loop, sock, fanout, seats, wants)
         self._protocol = protocol
-        self._fanout = fanout
-        self._seats = seats
         self._timeout = read_timeout
         self._seen = monotonic()
         self._pinged = False
         self._close_by = 0.0
         self._message: bytes | None = None  # begin of a text whose last fragment has not come
-        self.wants = wants
         self.outbox = Outbox(loop, sock, gap=gap, blocked=self._wake, broken=self.drop)
 
     def start(self, first: bytes, items: int, last: int, rest: bytes) -> None:
@@ -200,15 +193,6 @@ class WebSocket(Watcher[Event]):
             self._protocol.send_close(code, reason)
             self.outbox.seal(b"".join(self._protocol.data_to_send()))
             self._close_soon()
-
-    def drop(self) -> None:
-        if self._sock.fileno() < 0:
-            return
-        self._loop.remove_reader(self._sock.fileno())
-        self.outbox.close()
-        self._sock.close()
-        self._fanout.remove(self)
-        self._seats.leave()
 
     # The client's side.
 

@@ -67,6 +67,8 @@ class FakePlane:
         self.closed: list[tuple[int, Reason]] = []
         self.listeners = [FakeListener()]
         self.counters = (25, 5000, 104857600, 209715200)
+        self.refused = 0
+        self.failures: dict[str, int] = {}
 
     def stats(self) -> tuple[int, int, int, int]:
         return self.counters

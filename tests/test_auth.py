@@ -1,4 +1,4 @@
-"""Section 2 of the contract: hosts, origins, tokens, and what each refusal says."""
+"""Who may call the control port: hosts, origins, tokens, and what each refusal says."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_foreign_origin(origin: str, method: str) -> None:
 
 @pytest.mark.parametrize("origin", ["http://localhost:7082", "http://127.0.0.1", "https://[::1]:1"])
 def test_local_origins_need_a_right_token(origin: str) -> None:
-    """The seed's Go client sends `Origin: http://localhost:7082` wherever it connects."""
+    """The Go client of Bifrost's API page sends `Origin: http://localhost:7082` wherever it connects."""
     secured = guard(token=TOKEN, read_token=READ)
     field = f"Origin: {origin}"
     assert status(secured, call(field, target=f"/api/v1/ws?token={TOKEN}")) == 200
@@ -254,7 +254,7 @@ def test_tokens_with_signs_pass_escaped_and_plain() -> None:
 
 
 def test_no_token_configured_ignores_any() -> None:
-    """The seed's clients always send one."""
+    """The clients of Bifrost's API page always send one."""
     assert status(guard(), call("Authorization: Bearer your-token")) == 200
     assert status(guard(), call(target="/?token=your-api-token", method="DELETE")) == 200
 

@@ -129,12 +129,13 @@ class Started:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
         self.settings = Settings()
         self.path: str | None = "never started"
+        self.level: str | None = None
         self._error = error
         module = SimpleNamespace(run=self._run)
         monkeypatch.setitem(sys.modules, "bifrost_lite.daemon", module)
 
-    def _run(self, settings: Settings, path: str | None) -> int:
-        self.settings, self.path = settings, path
+    def _run(self, settings: Settings, path: str | None, level: str | None) -> int:
+        self.settings, self.path, self.level = settings, path, level
         if self._error is not None:
             raise self._error
         return 0
@@ -174,7 +175,7 @@ def test_quick_start(
 def test_run_sets_the_level(word: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     started = Started(monkeypatch)
     assert cli.main(["run", word]) == 0
-    assert started.settings.log.level == level
+    assert started.level == level
     assert started.settings.listen == Settings().listen
 
 

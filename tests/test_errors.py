@@ -13,7 +13,7 @@ from bifrost_lite.errors import (
     Reason,
 )
 
-# RFC 1928 section 6, and what the contract wants each to mean.
+# RFC 1928 section 6, and what each means in docs/errors.md.
 SOCKS_REPLIES = {
     0x01: {Reason.BAD_REQUEST, Reason.TOO_MANY, Reason.TOO_MANY_CLIENT, Reason.INTERNAL},
     0x02: {Reason.ACL_DENIED, Reason.TARGET_DENIED, Reason.NO_ROUTE, Reason.LOOP},

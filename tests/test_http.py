@@ -90,6 +90,28 @@ def test_head(daemon: Daemon) -> None:
     assert int(answer.headers["content-length"]) == len(daemon.get(HEALTH).body)
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("HEAD /nope HTTP/1.1", 404),
+        ("HEAD /api/v1/ws HTTP/1.1", 405),
+        ("HEAD /%zz HTTP/1.1", 400),
+        ("HEAD http://localhost/ HTTP/1.1", 400),
+        ("HEAD /api/v1/status HTTP/1.1|Origin: http://evil.example", 403),
+        ("HEAD / HTTP/1.1|Host: localhost", 400),
+        ("|HEAD / HTTP/1.1|X : y", 400),
+        ("HEAD / HTTP/1.1|X: " + "x" * 17000, 431),
+        ("HEAD / HTTP/2.0", 505),
+    ],
+)
+def test_refused_head_has_no_body(daemon: Daemon, head: str, status: int) -> None:
+    """RFC 9110 section 9.3.2, whatever is wrong with the request."""
+    lines = [*head.split("|"), "Host: localhost", "Connection: close", "", ""]
+    answer = Answer(daemon.raw("\r\n".join(lines).encode()))
+    assert (answer.status, answer.body) == (status, b"")
+    assert int(answer.headers["content-length"]) > 0
+
+
 def test_options(daemon: Daemon) -> None:
     answer = daemon.get("/api/v1/connections", method="OPTIONS")
     assert (answer.status, answer.body) == (204, b"")

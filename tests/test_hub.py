@@ -1,4 +1,4 @@
-"""Section 3 of the contract: every sentence about events."""
+"""The events of Bifrost's API page and docs/events.md: every sentence about them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ GOLDEN: dict[str, Data] = {
     "events.lost": EventsLost(None, "0123456789abcdef"),
 }  # fmt: skip
 
-# What the seed's page shows of each, in its order.
+# What Bifrost's API page shows of each, in its order.
 SEED = {
     "backend.health": ["name", "healthy"],
     "connection.new": ["protocol", "host", "backend", "client_ip"],
@@ -102,7 +102,7 @@ def picture(client: ClientConnection) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_golden_frames(kind: str) -> None:
-    """The very bytes; a change of one is a change of the contract."""
+    """The very bytes; clients depend on each of them."""
     text = Event(kind, WHEN, GOLDEN[kind], 42).encode()
     assert text + b"\n" == (DATA / f"{kind}.json").read_bytes()
     message = json.loads(text)
@@ -426,7 +426,7 @@ def test_idle_hub_has_no_timer(daemon: Daemon) -> None:
 
 
 def test_cap_is_told_before_the_upgrade() -> None:
-    """The seed's clients back off on a refused connection, not on a closed one."""
+    """The clients of Bifrost's API page back off on a refused connection, not on a closed one."""
     with running(max_clients=2) as daemon, watch(daemon) as one, watch(daemon):
         with pytest.raises(InvalidStatus) as caught:
             watch(daemon)
@@ -470,7 +470,7 @@ def test_foreign_pages_are_refused_before_the_upgrade(daemon: Daemon, origin: st
 
 
 def test_asyncio_client(daemon: Daemon) -> None:
-    """The seed's Python client uses this one: it offers deflate and pings by itself."""
+    """The Python client of Bifrost's API page uses this one: it offers deflate and pings by itself."""
 
     async def session() -> list[object]:
         url = f"ws://127.0.0.1:{daemon.port}/api/v1/ws?token=your-token"

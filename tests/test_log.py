@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from bifrost_lite import log
 from bifrost_lite.dispatch import Loop, make_dispatcher
 from bifrost_lite.log import Access, Handler, Repeats, access_line, one_line
-from bifrost_lite.records import Finished
+from bifrost_lite.records import DEBUG, Finished
 from bifrost_lite.ring import Ring
-from bifrost_lite.sse import DEBUG, Logs
+from bifrost_lite.sse import Logs
 from tests.control_fixtures import finished
 
 
@@ -249,5 +249,5 @@ def test_access_to_syslog(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
     access = Access(logs, Ring(1), True)
     access.finished(finished())
     access.finished(finished(error="dns_failed"))
-    assert [priority for priority, _ in written] == [syslog.LOG_INFO, syslog.LOG_WARNING]
+    assert [priority for priority, _ in written] == [syslog.LOG_INFO, syslog.LOG_INFO]
     assert opened

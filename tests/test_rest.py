@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from bifrost_lite.rest import (
     Call,
     ErrorBody,
-    FieldError,
     Refused,
     Response,
     Route,
@@ -123,10 +122,6 @@ def test_security_fields_on_every_answer() -> None:
 def test_form_of_errors() -> None:
     body = json.loads(Refused(409, "in_use", "It is used.").response().body)
     assert body == {"error": "in_use", "message": "It is used."}
-    several = ErrorBody("bad", "Two faults.", [FieldError("log", "level", "is unknown")])
-    assert json.loads(reply(several).body)["errors"] == [
-        {"section": "log", "field": "level", "message": "is unknown"}
-    ]
 
 
 ROUTER: Router[object] = Router(

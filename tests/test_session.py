@@ -105,7 +105,7 @@ def test_byte_by_byte(selector: Selector, way: str) -> None:
         assert target.rest() == b"body"
 
 
-# What a way out can answer with, as section 7 of the contract maps it.
+# What a way out can answer with, as docs/errors.md maps it.
 OUTCOMES = {
     Reason.DNS_NOT_FOUND: (502, 4),
     Reason.DNS_FAILED: (502, 4),

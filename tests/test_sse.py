@@ -1,4 +1,4 @@
-"""Section 4 of the contract: every sentence about log streams."""
+"""The log stream of Bifrost's API page and docs/events.md: every sentence about it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import pytest
 
 from bifrost_lite import sse
 from bifrost_lite.config.schema import Log
-from bifrost_lite.sse import DEBUG, ERROR, INFO, WARN, Line, Logs, entry_of, level_of
+from bifrost_lite.records import DEBUG, ERROR, INFO, WARN
+from bifrost_lite.sse import Line, Logs, entry_of, level_of
 from tests.control_fixtures import Answer, Daemon, finished, read_until, running
 
 STREAM = "/api/v1/logs/stream"
@@ -127,16 +128,23 @@ def test_tunnel_has_no_status_of_its_own() -> None:
     entry = json.loads(sse._encode(entry_of(record)))
     assert "status_code" not in entry["fields"]
     assert entry["message"] == "SOCKS5 api.example.com:443"
-    assert (entry["level"], entry["fields"]["error"]) == ("warn", "connect_timeout")
+    assert (entry["level"], entry["fields"]["error"]) == ("info", "connect_timeout")
     connect = entry_of(finished(protocol="CONNECT", method="CONNECT", url="example.com:443"))
     assert connect.message == "CONNECT example.com:443"
 
 
+@pytest.mark.parametrize("protocol", ["", "HTTP", "SOCKS5"])
+def test_request_that_names_nothing(protocol: str) -> None:
+    record = finished(protocol=protocol, method=protocol, url="", host="", error="bad_request")
+    assert entry_of(record).message == "malformed request from 192.168.1.100"
+
+
 def test_levels() -> None:
+    """A failed request is no fault of the daemon: its field `error` tells."""
     for level in (DEBUG, INFO, WARN, ERROR):
         assert level_of(Line(0, level, "", "")) == level
     assert level_of(finished()) == INFO
-    assert level_of(finished(error="dns_failed")) == WARN
+    assert level_of(finished(error="dns_failed")) == INFO
 
 
 # The stream.

@@ -23,7 +23,7 @@ curl http://%(host)s/api/v1/status</pre>
 
 
 async def watch(ctx: Context, call: Call) -> Takeover:
-    """Events as they happen; section 3 of the contract."""
+    """Events as they happen; see docs/events.md."""
     return ctx.hub.connect(call)
 
 

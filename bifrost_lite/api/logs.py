@@ -7,9 +7,9 @@ from time import time
 from msgspec import UNSET, Struct, UnsetType
 
 from ..events import rfc3339
-from ..records import Finished
+from ..records import DEBUG, LEVELS, Finished
 from ..rest import Call, Response, Route, Takeover, reply
-from ..sse import DEBUG, LEVELS, LogEntry
+from ..sse import LogEntry
 from .context import Context
 
 

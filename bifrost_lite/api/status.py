@@ -57,6 +57,8 @@ class Status(Struct):
         clients: WebSocket clients
         subscribers: log streams
         memory_rss: bytes
+        refused: clients turned away at a cap since the start
+        failures: requests that failed since the start, by the word of their `Reason`
         events_lost: events that slow clients lost
         entries_lost: log entries that slow streams lost
         boot: id of this process, as in the events
@@ -73,6 +75,8 @@ class Status(Struct):
     memory_rss: int
     pid: int
     uid: int
+    refused: int
+    failures: dict[str, int]
     events_lost: int
     entries_lost: int
     boot: str
@@ -133,6 +137,8 @@ async def status(ctx: Context, call: Call) -> Response:
             memory_rss=memory_rss(),
             pid=os.getpid(),
             uid=os.getuid(),
+            refused=ctx.plane.refused,
+            failures=dict(ctx.plane.failures),
             events_lost=ctx.hub.lost,
             entries_lost=ctx.logs.lost,
             boot=ctx.hub.boot,

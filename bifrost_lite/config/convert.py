@@ -42,18 +42,6 @@ def convert(data: Mapping[str, object], lines: Lines | None = None) -> Settings:
     return settings
 
 
-def verify(settings: Settings) -> None:
-    """Hold settings that a program made or changed against the rules between keys.
-
-    Raises:
-        ConfigError: with all faults
-    """
-    faults = Faults({})
-    for path, message in rules.check(settings):
-        faults.add(path, message)
-    faults.finish()
-
-
 def _complete(settings: Settings) -> Settings:
     """The same with the names that were left out, and with the backend that is always there."""
     listen = tuple(

@@ -15,7 +15,6 @@ from ..errors import ProtocolError, Reason
 A, CNAME, SOA, AAAA = 1, 5, 6, 28  # record types
 NO_ERROR, FORMAT_ERROR, SERVER_FAILURE, NAME_ERROR, NOT_IMPLEMENTED, REFUSED = range(6)
 
-MAX_UDP = 512  # bytes of an answer by UDP, section 2.3.4: we offer no EDNS
 MAX_NAME = 253  # characters: 255 bytes on the wire, less the first length and the root
 _MAX_WIRE_NAME = 255
 _MAX_CHAIN = 16  # aliases to follow, as BIND does

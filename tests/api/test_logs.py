@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from bifrost_lite.config.schema import Log
-from bifrost_lite.sse import INFO, WARN, Line
+from bifrost_lite.records import INFO, WARN
+from bifrost_lite.sse import Line
 from tests.control_fixtures import Daemon, finished, running
 
 
@@ -64,7 +65,7 @@ def test_requests(daemon: Daemon) -> None:
     assert [request["id"] for request in body["requests"]] == [4, 3]
     body = daemon.get("/api/v1/requests?since=1&limit=1").json
     assert [request["id"] for request in body["requests"]] == [4]
-    assert daemon.get("/api/v1/requests?since=99").json["requests"] == []  # upstream says null
+    assert daemon.get("/api/v1/requests?since=99").json["requests"] == []  # not null
 
 
 def test_stats_and_clear(daemon: Daemon) -> None:

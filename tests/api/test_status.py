@@ -48,6 +48,7 @@ def test_status(daemon: Daemon) -> None:
     assert body["clients"] == {"count": 0, "max": 10}
     assert body["subscribers"] == {"count": 0, "max": 10}
     assert (body["events_lost"], body["entries_lost"]) == (0, 0)
+    assert (body["refused"], body["failures"]) == (0, {})
     assert body["boot"] == daemon.hub.boot
     assert body["listeners"] == [
         {"name": "http", "address": "127.0.0.1", "port": 7080, "protocol": "auto", "open": True},
@@ -66,6 +67,14 @@ def test_status_counts_clients_against_their_caps() -> None:
         assert (body["clients"], body["subscribers"]) == (
             {"count": 1, "max": 3}, {"count": 1, "max": 2},
         )  # fmt: skip
+
+
+def test_status_counts_what_failed(daemon: Daemon) -> None:
+    daemon.plane.refused = 2
+    daemon.plane.failures = {"dns_failed": 3, "too_many_connections": 2}
+    body = daemon.get("/api/v1/status").json
+    assert body["refused"] == 2
+    assert body["failures"] == {"dns_failed": 3, "too_many_connections": 2}
 
 
 def test_stats(daemon: Daemon) -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from bifrost_lite.config import kinds, schema
-from bifrost_lite.config.convert import convert, verify
-from bifrost_lite.config.schema import Access, Direct, Listen, Settings
+from bifrost_lite.config.convert import convert
+from bifrost_lite.config.schema import Direct, Listen, Settings
 from bifrost_lite.errors import ConfigError, Fault
 
 
@@ -82,14 +82,6 @@ def test_secrets_are_not_repeated() -> None:
     for raw in ("top secret", 987654321, ["top secret"], True):
         (fault,) = faults({"control": {"token": raw}})
         assert fault.message.startswith("got ***, ")
-
-
-def test_verify_holds_settings_of_a_program_against_the_rules() -> None:
-    verify(Settings())
-    everybody = Settings(listen=(Listen(name="quick", address="0.0.0.0"),), access=Access(allow=()))
-    with pytest.raises(ConfigError) as caught:
-        verify(everybody)
-    assert [fault.section for fault in caught.value.faults] == ["listen[0]"]
 
 
 def test_huge_numbers() -> None:

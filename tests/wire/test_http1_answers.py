@@ -201,7 +201,7 @@ def test_status_lines(line: bytes, status: int, phrase: bytes) -> None:
     assert (response.status, response.phrase) == (status, phrase)
 
 
-# How the body of an answer ends: RFC 9112 section 6.3, and what contract and safety add.
+# How the body of an answer ends: RFC 9112 section 6.3, and what safety adds.
 CLOSE, CHUNKS = -1, -2
 LENGTH = b"Content-Length: 5"
 
