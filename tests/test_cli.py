@@ -185,7 +185,7 @@ def test_run_with_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     path.write_text("[[listen]]\nport = 1080\n", encoding="utf-8")
     assert cli.main(["run", "-c", str(path), "-q"]) == 0
     assert started.listeners() == [("127.0.0.1", 1080, "auto")]
-    assert started.settings.log.level == "warn"
+    assert started.level == "warn"
     assert started.path == str(path)
 
 
