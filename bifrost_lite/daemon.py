@@ -291,7 +291,8 @@ class Daemon:
         plane.handshake.seconds = settings.limits.handshake_timeout
         plane.idle.seconds = settings.limits.idle_timeout / 4
         if resolver is not self.resolver:
-            self.resolver.close()
+            # Look-ups under way end by themselves before that.
+            self.loop.call_later(old.resolver.timeout + 1, self.resolver.close)
             self.resolver = resolver
         log.set_level(settings.log.level)
         self.logs.ring.resize(settings.log.ring)
@@ -304,13 +305,17 @@ class Daemon:
 
     def _swap_listeners(self, settings: schema.Settings) -> None:
         """Open what is new, then close what is gone; the rest goes on without a gap."""
-        gone = {(old.address, old.asked_port): old for old in self.plane.listeners}
+        gone = list(self.plane.listeners)
         opened: list[Listener] = []
         kept: list[tuple[Listener, schema.Listen]] = []
         try:
             for listen in settings.listen:
-                listener = gone.pop((listen.address, listen.port), None)
-                if listener is None:
+                place = (listen.address, listen.port)
+                same = (old for old in gone if (old.address, old.asked_port) == place)
+                listener = next(same, None)
+                if listener is not None:
+                    gone.remove(listener)
+                else:
                     listener = Listener(
                         self.plane, listen.name, listen.address, listen.port, listen.protocol
                     )
@@ -320,7 +325,7 @@ class Daemon:
             for listener in opened:
                 listener.close()
             raise
-        for listener in gone.values():
+        for listener in gone:
             listener.close()
         for listener, listen in kept:
             listener.name, listener.protocol = listen.name, listen.protocol

@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING
 
 from .dispatch import END, ERR, HUP, IN, OUT, RDHUP
 from .errors import ProtocolError, Reason
-from .relay import TURN, Half
+from .relay import TURN, Half, read_size
 from .target import Target
 from .tunnel import Tunnel
 from .wire.exchange import Answer, Upload, host_field, split_target
 from .wire.http1 import Request, write_request
 
 if TYPE_CHECKING:
+    from .plane import Policy
     from .session import Session
 
-READ_SIZE = 64 * 1024
 # Methods that may be sent once more when a kept connection turns out dead, RFC 9110 9.2.2.
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
@@ -47,10 +47,11 @@ class Forward:
     """
 
     __slots__ = (
-        "again", "answer", "path", "queued", "received", "request", "reused", "sending",
-        "sent", "session", "target", "upload", "url",
+        "again", "answer", "path", "queued", "received", "request", "reused", "rules",
+        "sending", "sent", "session", "target", "upload", "url",
     )  # fmt: skip
 
+    rules: Policy  # by which the target's connection was made
     upload: Upload
     answer: Answer
 
@@ -83,7 +84,7 @@ class Forward:
         target, self.path = split_target(request)
         self.url = host_field(target).decode() + self.path.partition(b"?")[0].decode("latin-1")
         if session.up is not None:
-            if target == self.target:
+            if target == self.target and session.policy is self.rules:
                 self.reused = True
                 session.wait(None)
                 self.connected(0)
@@ -96,6 +97,7 @@ class Forward:
     def _dial(self) -> None:
         assert self.target is not None
         self.reused = False
+        self.rules = self.session.policy
         self.session.reach(self.target)
 
     def connected(self, mask: int) -> None:
@@ -203,11 +205,12 @@ class Forward:
         """Read chunks from the client until it has no more or the target takes no more."""
         session, up, upload = self.session, self.session.up, self.upload
         assert up is not None
+        size = read_size()
         for _ in range(TURN):
             if not self.sending or up.pend is not None:
                 return
             try:
-                data = up.sock.recv(READ_SIZE)
+                data = up.sock.recv(size)
             except BlockingIOError:
                 return
             except OSError:
@@ -229,7 +232,7 @@ class Forward:
                 self.sending = up.pend is not None
                 self.again = True  # as in half_moved
                 return
-            if len(data) < READ_SIZE and not mask & END:
+            if len(data) < size and not mask & END:
                 return
         self._go_on()
 
@@ -242,11 +245,12 @@ class Forward:
         if down.left:
             down.pump(mask)
             return
+        size = read_size()
         for _ in range(TURN):
             if session.down is not down or down.pend is not None:
                 return
             try:
-                data = down.sock.recv(READ_SIZE)
+                data = down.sock.recv(size)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -283,7 +287,7 @@ class Forward:
                 if down.pend is None:
                     self._finish()
                 return
-            if len(data) < READ_SIZE and not mask & END:
+            if len(data) < size and not mask & END:
                 return
         self._go_on()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from stat import S_ISREG
+
 from .config.convert import convert
 from .config.faults import shown
 from .config.schema import Settings
@@ -45,7 +48,9 @@ def load(path: str | None) -> Settings:
 
 def _read(path: str) -> str:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open) as file:
+            if not S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _unusable(f"cannot read {shown(path)}: not a regular file")
             raw = file.read(MAX_FILE + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else "not a path"
@@ -59,6 +64,11 @@ def _read(path: str) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise _unusable(f"is not UTF-8: byte 0x{raw[error.start]:02x} here", line) from None
+
+
+def _open(path: str, flags: int) -> int:
+    """A pipe in place of the file must not hold the reload until somebody writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _unusable(message: str, line: int = 0) -> ConfigError:

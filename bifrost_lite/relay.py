@@ -117,6 +117,11 @@ _view = memoryview(_buffer)
 shared = Shared()
 
 
+def read_size() -> int:
+    """Bytes to read at once before a direction is bulk: few while much is kept already."""
+    return SMALL_READ if shared.kept <= KEPT_LIMIT else STARVED_READ
+
+
 class HalfOwner(Protocol):
     """Who decides what the end of a direction means."""
 

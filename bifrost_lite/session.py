@@ -168,6 +168,7 @@ class Session(Intake):
         """Take bytes of a request; True when that ended the state `reading`."""
         if not self.buffer and not self.greeted:
             self.asked = self.plane.dispatcher.now
+            self.policy = self.plane.policy
         self.buffer += data
         try:
             asked = self.read()

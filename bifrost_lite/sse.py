@@ -102,7 +102,7 @@ def entry_of(item: Item) -> LogEntry:
     level, when = LEVELS[level_of(item)], rfc3339(item.time)
     if isinstance(item, Line):
         return LogEntry(when, level, item.message, SourceFields(item.source))
-    message = f"malformed request from {item.client_ip}"
+    message = f"refused a request from {item.client_ip}"
     if item.url:
         message = f"{item.method} {'http://' if item.protocol == 'HTTP' else ''}{item.url}"
     fields = AccessFields(

@@ -9,10 +9,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from tests.e2e.daemon import Daemon, Section, configuration
 from tests.e2e.origin import TcpPeer
@@ -113,24 +112,13 @@ class Watched:
 
     Args:
         daemon: the daemon, entered
+        events: tells its events of configurations
     """
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, events: ClientConnection) -> None:
         self.daemon = daemon
         self.sections = dict(daemon.settings)
-        types = "config.reload,config.rejected"
-        self._events = connect(f"ws://{daemon.control}/api/v1/ws?types={types}")
-
-    def __enter__(self) -> Watched:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._events.close()
+        self._events = events
 
     def write(self, **sections: Section) -> None:
         """Write the file anew; whole sections replace those that were there."""
@@ -167,5 +155,9 @@ class Watched:
 @contextmanager
 def watched(**sections: Section) -> Iterator[Watched]:
     """A running daemon whose events are read."""
-    with Daemon(**sections) as daemon, Watched(daemon) as seen:
-        yield seen
+    types = "config.reload,config.rejected"
+    with (
+        Daemon(**sections) as daemon,
+        connect(f"ws://{daemon.control}/api/v1/ws?types={types}") as events,
+    ):
+        yield Watched(daemon, events)

@@ -42,7 +42,7 @@ def test_ready_comes_last_and_says_who() -> None:
             f"listening: control [::1]:{daemon.controls[1].port}",
         ]
         if os.geteuid() == 0:
-            expected.append("warning: running as root: give the daemon a user of its own")
+            expected.append("warn: running as root: give the daemon a user of its own")
         assert lines == [*expected, f"ready: bifrost-lite {__version__}, pid {daemon.pid}"]
 
 
@@ -232,7 +232,7 @@ class Limited(Daemon):
 def test_few_descriptors_mean_few_connections() -> None:
     with Limited(300, 300) as daemon:
         told = daemon.output.expect(
-            r"^warning: only (\d+) of 200 connections fit into 300 file descriptors$"
+            r"^warn: only (\d+) of 200 connections fit into 300 file descriptors$"
         )
         room = int(told[1])
         assert 8 <= room < 100
@@ -270,7 +270,7 @@ def test_without_a_file_there_is_nothing_to_reload() -> None:
         program.output.expect("^ready: ")
         found = program.output.expect(r"^listening: proxy quick 127\.0\.0\.1:(\d+)$")
         program.process.send_signal(signal.SIGHUP)
-        program.output.expect("^warning: nothing to reload: ")
+        program.output.expect("^warn: nothing to reload: ")
         proxy = Address("127.0.0.1", int(found[1]))
         assert asked(proxy, "127.0.0.1:1") == (403, "target_denied")
         program.process.terminate()

@@ -226,20 +226,25 @@ def test_record_has_no_query(selector: Selector) -> None:
 
 
 @both
-def test_new_rules_are_for_new_clients(selector: Selector) -> None:
+def test_new_rules_are_for_new_requests(selector: Selector) -> None:
+    """Who is in stays in, but its next request goes by the new rules, over a connection of
+    their making."""
     with Proxy(selector) as proxy:
         origin = proxy.origin()
         client = proxy.connect().send(get(f"http://{origin.authority}/"))
-        target = origin.accept()
-        target.head()
+        first = origin.accept()
+        first.head()
         old = proxy.plane.policy
-        closed = Policy(Router(()), {}, ("192.0.2.0/24",), (), 0, 0, False)
+        closed = Policy(Router(()), old.backends, ("192.0.2.0/24",), (), 0, 0, True)
         proxy.call(lambda: setattr(proxy.plane, "policy", closed))
-        target.send(OK)
+        first.send(OK)
         client.expect(OK).send(get(f"http://{origin.authority}/"))
-        target.head()
-        target.send(OK)
-        client.expect(OK)
+        first.ended()
+        second = origin.accept()
+        assert b"Via: " in second.head()
+        second.send(OK)
+        assert b"Via: " in client.head()
+        client.expect(b"ok")
         assert refusal(proxy.connect().send(get(f"http://{origin.authority}/")))[0] == 403
         proxy.call(lambda: setattr(proxy.plane, "policy", old))
 

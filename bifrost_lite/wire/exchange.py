@@ -162,7 +162,7 @@ class Answer:
 
     def _upgrade(self, response: Response, rest: bytes) -> bytes:
         """101: what follows is another protocol, RFC 9110 section 7.8."""
-        if b"upgrade" not in self._request.options:
+        if b"upgrade" not in self._request.options or not self._request.upgrade:
             raise http1.bad("the target switches protocols unasked", Reason.BAD_RESPONSE)
         self.status = response.status
         self.upgraded = True
