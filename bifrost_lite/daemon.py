@@ -38,6 +38,7 @@ from .resolve import Resolver
 from .ring import Ring
 from .route import Router
 from .sse import Logs
+from .target import endpoint_text
 
 logger = logging.getLogger("bifrost.daemon")
 
@@ -169,10 +170,10 @@ class Daemon:
         self._note_ports()
         # Whole sentences: entries of one form and many values count as repeats of each other.
         for listener in self.plane.listeners:
-            where = _endpoint(listener.address, listener.port)
+            where = endpoint_text(listener.address, listener.port)
             logger.info(f"listening: proxy {listener.name} {where}")
         for address, port in self.control.addresses:
-            logger.info(f"listening: control {_endpoint(address, port)}")
+            logger.info(f"listening: control {endpoint_text(address, port)}")
         if os.geteuid() == 0:
             logger.warning("running as root: give the daemon a user of its own")
         logger.info("ready: bifrost-lite %s, pid %d", __version__, os.getpid())
@@ -284,7 +285,12 @@ class Daemon:
         resolver = self._resolver(settings) if "resolver" in changed else self.resolver
         policy = self._policy(settings, resolver)
         if "listen" in changed:
-            self._swap_listeners(settings)
+            try:
+                self._swap_listeners(settings)
+            except BindError:
+                if resolver is not self.resolver:
+                    resolver.close()
+                raise
             self._note_ports()
         plane = self.plane
         plane.policy = policy
@@ -349,10 +355,6 @@ def _descriptor_limit(wanted: int) -> int:
             "only %d of %d connections fit into %d file descriptors", fit, wanted, soft
         )
     return fit
-
-
-def _endpoint(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def with_level(settings: schema.Settings, level: str | None) -> schema.Settings:

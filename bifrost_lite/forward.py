@@ -24,15 +24,12 @@ from .errors import ProtocolError, Reason
 from .relay import TURN, Half, read_size
 from .target import Target
 from .tunnel import Tunnel
-from .wire.exchange import Answer, Upload, host_field, split_target
+from .wire.exchange import Answer, Upload, host_field, repeatable, split_target
 from .wire.http1 import Request, write_request
 
 if TYPE_CHECKING:
     from .plane import Policy
     from .session import Session
-
-# Methods that may be sent once more when a kept connection turns out dead, RFC 9110 9.2.2.
-_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
 
 class Forward:
@@ -329,8 +326,11 @@ class Forward:
         self.record(answer.status, None)
         if self.sending or not answer.keep_target:
             self._drop_target(Reason.CLOSED)
-        if self.sending or not answer.keep_client:
+        if self.sending or (not answer.keep_client and (session.buffer or self.again)):
             session.linger(b"")
+            return
+        if not answer.keep_client:
+            session.close(Reason.CLOSED)  # nothing is unread: the client gets it all
             return
         session.fall_silent()
         if session.buffer or self.again:
@@ -403,9 +403,7 @@ class Forward:
             reason in (Reason.TARGET_CLOSED, Reason.TARGET_RESET)
             and self.reused
             and not answer.touched
-            and not request.chunked
-            and not request.content_length
-            and request.method in _IDEMPOTENT
+            and repeatable(request)
         )
         self._drop_target(reason)
         if not retry:
@@ -443,7 +441,7 @@ class Forward:
         self.request = None
         session.plane.record(
             session,
-            request.method.decode("ascii") if request is not None else "?",
+            request.method.decode("ascii") if request is not None else "",
             self.url or session.host,
             status or None,
             max(0, session.bytes_sent - self.sent),

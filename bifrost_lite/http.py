@@ -5,8 +5,10 @@ made is `auth`'s to say, what answers it is in the `Router`. What is here are th
 so many connections, so much time for a head, a body, an answer. An idle server has no timer.
 
 Event and log streams leave by a `Takeover` and count no more: they have caps of their own,
-so neither can lock the operator out of the other calls. Nor can connections that say
-nothing: where all are taken, the one that kept us waiting longest makes room.
+so neither can lock the operator out of the other calls. Nor can clients that say nothing,
+read nothing or do not go: where all connections are taken, the one that kept us waiting
+longest makes room. A stranger's body is waited for by nobody: what has no right token is
+refused by its head, what is public is answered by it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterable
+from enum import IntEnum
 from functools import partial
 from time import monotonic
 from typing import Any, Generic
@@ -29,11 +32,20 @@ from .wire.http1 import Request, find_head_end, parse_request
 log = logging.getLogger("bifrost.http")
 
 CONNECTIONS = 64
+# So many calls that may be made are not cut for newcomers. The rest is turned over one by one,
+# and outnumbers what is accepted (`accept.BATCH`) in the turns until a new head is read.
+SPARED = 16
 HEAD_TIME = 10.0  # seconds for a request head, and again for its body
 IDLE_TIME = 30.0  # seconds that a connection may lie between two requests
 SEND_TIME = 30.0  # seconds for an answer
 LINGER_TIME = 2.0  # seconds that a refused client has to stop sending
 _READ = 16 * 1024
+
+
+class Stage(IntEnum):
+    """How far a request is: not there or over; read; let in to more than what is public."""
+
+    SILENT, ASKED, ADMITTED = range(3)
 
 
 class Connection:
@@ -43,10 +55,11 @@ class Connection:
         sock: its socket; None once somebody took it over
         peer: the addresses at its ends
         buffer: what was read and not used yet
+        stage: how far its request is
         task: the coroutine that serves it
     """
 
-    __slots__ = ("buffer", "peer", "sock", "task")
+    __slots__ = ("buffer", "peer", "sock", "stage", "task")
 
     task: asyncio.Task[None]
 
@@ -54,6 +67,7 @@ class Connection:
         self.sock: socket.socket | None = sock
         self.peer = peer
         self.buffer = b""
+        self.stage = Stage.SILENT
 
 
 class Server(Generic[Ctx]):
@@ -75,7 +89,7 @@ class Server(Generic[Ctx]):
         self.guard = guard
         self._acceptor = Acceptor(loop, self._welcome)
         self._connections: set[Connection] = set()
-        self._waiting: dict[Connection, None] = {}  # for a request, the longest first
+        self._waiting: dict[Connection, None] = {}  # for the client, the longest first
 
     def listen(self, endpoints: Iterable[tuple[str, int]]) -> None:
         """Listen on all `endpoints` or on none.
@@ -96,8 +110,9 @@ class Server(Generic[Ctx]):
     async def stop(self) -> None:
         """Close the listeners, let calls that run finish for a moment, close the rest."""
         self._acceptor.close()
-        for connection in list(self._waiting):
-            connection.task.cancel()
+        for connection in self._connections:
+            if connection.stage is Stage.SILENT:
+                connection.task.cancel()
         tasks = [connection.task for connection in self._connections]
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
@@ -110,7 +125,9 @@ class Server(Generic[Ctx]):
             if not self._waiting:
                 _turn_away(sock)
                 return
-            victim = next(iter(self._waiting))
+            strangers = [c for c in self._waiting if c.stage is not Stage.ADMITTED]
+            enough = len(strangers) >= CONNECTIONS - SPARED
+            victim = next(iter(strangers if enough else self._waiting))
             victim.task.cancel()
             self._connections.remove(victim)
             del self._waiting[victim]
@@ -127,6 +144,12 @@ class Server(Generic[Ctx]):
         if connection.sock is not None:
             connection.sock.close()
 
+    def _await(self, connection: Connection, stage: Stage) -> None:
+        """It is the client's turn from now on: to ask, to read, to go."""
+        connection.stage = stage
+        self._waiting.pop(connection, None)
+        self._waiting[connection] = None
+
     # One connection.
 
     async def _serve(self, connection: Connection) -> None:
@@ -134,7 +157,7 @@ class Server(Generic[Ctx]):
             patience = HEAD_TIME
             while await self._exchange(connection, patience):
                 patience = IDLE_TIME
-                self._waiting[connection] = None
+                self._await(connection, Stage.SILENT)
                 await asyncio.sleep(0)  # a pipelined burst gives way between two requests
         except OSError:  # time-outs are among them
             pass
@@ -151,7 +174,7 @@ class Server(Generic[Ctx]):
             head = await self._read_head(connection, patience)
             if not head:
                 return False
-            self._waiting.pop(connection, None)
+            connection.stage = Stage.ASKED
             request = parse_request(head)
             call = Call(request, head)
             route = self._admit(connection, call)
@@ -159,9 +182,15 @@ class Server(Generic[Ctx]):
                 result: Response | Takeover = route
                 keep = not _has_body(request)
             else:
-                await self._read_body(connection, call, route.limit)
-                keep = True
-                result = await self._run(route, call)
+                if not route.public:
+                    self._await(connection, Stage.ADMITTED)
+                    await self._read_body(connection, call, route.limit)
+                keep = not route.public or not _has_body(request)
+                del self._waiting[connection]
+                try:
+                    result = await self._run(route, call)
+                finally:
+                    self._await(connection, connection.stage)
         except ProtocolError as error:
             status = error.reason.status
             refused = Refused(status, error.reason.word, f"The request is refused: {error}.")
@@ -282,6 +311,7 @@ class Server(Generic[Ctx]):
                 option = "keep-alive"
         await self._send(connection, response.render(head_only=head_only, connection=option))
         if not keep:
+            self._await(connection, Stage.SILENT)
             await self._linger(connection)
 
     async def _linger(self, connection: Connection) -> None:

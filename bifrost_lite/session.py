@@ -282,7 +282,7 @@ class Session(Intake):
             self.forward.record(reason.status, reason)
         else:
             status = None if self.protocol.startswith("SOCKS") else reason.status or None
-            method = self.protocol or "?"
+            method = "" if self.protocol == "HTTP" else self.protocol
             plane.record(self, method, self.host, status, 0, 0, reason)
 
     def linger(self, reply: bytes) -> None:

@@ -160,14 +160,23 @@ def _tell(kind: str, data: Object) -> str:
 
 
 def entry(message: Object) -> str:
-    """A log entry as one line, with the fields that tell more than its message does."""
+    """A log entry as one line, with the fields that its message does not tell.
+
+    A client chooses what its request is for, hence the message: a field is left out where the
+    whole message is made of it, never because its value stands somewhere in there.
+    """
     told = value(message.get("message"))
     line = f"{value(message.get('timestamp'))}  {value(message.get('level')):<5}  {told}"
     fields = message.get("fields")
     if not isinstance(fields, dict):
         return line
     more = {key: item for key, item in fields.items() if item not in (None, "")}
-    if "backend" in more:
+    if more.get("action") == more.get("backend"):
         more.pop("action", None)  # the same, under the name that Bifrost's clients know
-    shown = {k: v for k, v in more.items() if not isinstance(v, str) or value(v) not in told}
-    return f"{line}  {value(shown)}" if shown else line
+    method, url = value(more.get("method")), value(more.get("url"))
+    if told in (f"{method} {url}", f"{method} http://{url}"):
+        if more.get("host") == more.get("url"):
+            more.pop("host", None)
+        more.pop("method", None)
+        more.pop("url", None)
+    return f"{line}  {value(more)}" if more else line

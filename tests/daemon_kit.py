@@ -55,6 +55,11 @@ def asked(proxy: tuple[str, int], target: str) -> Refusal:
     return refusal
 
 
+def ask_for(client: socket.socket, url: str) -> None:
+    """Ask for a page, on a connection to the proxy that may be kept."""
+    client.sendall(f"GET {url} HTTP/1.1\r\nHost: {url.split('/')[2]}\r\n\r\n".encode())
+
+
 @contextmanager
 def echoing() -> Iterator[str]:
     """A target that sends back what it gets; gives its ``host:port``."""
@@ -123,7 +128,10 @@ class Watched:
     def write(self, **sections: Section) -> None:
         """Write the file anew; whole sections replace those that were there."""
         self.sections |= sections
-        self.daemon.path.write_text(configuration(self.sections), encoding="utf-8")
+        # At once: half a file, and an empty one too, may be a right configuration.
+        path = self.daemon.path.with_suffix(".new")
+        path.write_text(configuration(self.sections), encoding="utf-8")
+        path.replace(self.daemon.path)
 
     def hang_up(self) -> None:
         """Send SIGHUP."""

@@ -16,7 +16,17 @@ from bifrost_lite import __version__
 from bifrost_lite.config.convert import convert
 from bifrost_lite.daemon import run
 from bifrost_lite.errors import BindError
-from tests.daemon_kit import ask, asked, echoing, ended, free_port, read_head, speaks, tunnel
+from tests.daemon_kit import (
+    ask,
+    ask_for,
+    asked,
+    echoing,
+    ended,
+    free_port,
+    read_head,
+    speaks,
+    tunnel,
+)
 from tests.e2e.daemon import Address, Daemon
 from tests.e2e.origin import Origin
 from tests.e2e.program import DEADLINE, Program
@@ -110,10 +120,6 @@ def test_a_stopping_daemon_takes_nobody_but_serves_who_is_in() -> None:
         assert daemon.wait() == 0
 
 
-def get(client: socket.socket, url: str) -> None:
-    client.sendall(f"GET {url} HTTP/1.1\r\nHost: {url.split('/')[2]}\r\n\r\n".encode())
-
-
 def answered(client: socket.socket) -> bytes:
     """The body of the answer that comes."""
     length = re.search(rb"\r\nContent-Length: (\d+)\r\n", read_head(client))
@@ -128,9 +134,9 @@ def test_a_kept_connection_ends_with_its_exchange() -> None:
         Daemon(graceful_period=FOREVER) as daemon,
         socket.create_connection(daemon.proxy, DEADLINE) as client,
     ):
-        get(client, origin.url("/bytes/5"))
+        ask_for(client, origin.url("/bytes/5"))
         assert len(answered(client)) == 5
-        get(client, origin.url("/hold"))
+        ask_for(client, origin.url("/hold"))
         daemon.wait_until(lambda: len(origin.seen) == 2, "the request is at its target")
         daemon.process.terminate()
         daemon.output.expect("^stopping, 1 connections$")
@@ -148,7 +154,7 @@ def test_connections_that_carry_nothing_do_not_delay_the_end() -> None:
         socket.create_connection(daemon.proxy, DEADLINE) as silent,
         socket.create_connection(daemon.proxy, DEADLINE) as halfway,
     ):
-        get(kept, origin.url("/bytes/5"))
+        ask_for(kept, origin.url("/bytes/5"))
         assert len(answered(kept)) == 5
         halfway.sendall(b"GET http://a.example/ HT")
         refused, _ = ask(daemon.proxy, f"127.0.0.1:{daemon.proxy.port}")

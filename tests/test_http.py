@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import selectors
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -14,9 +17,12 @@ import pytest
 from bifrost_lite import http
 from bifrost_lite.api import status
 from bifrost_lite.dispatch import PollDispatcher
+from bifrost_lite.rest import Response
 from tests.control_fixtures import Answer, Daemon, read_all, read_until, running
 
 HEALTH = "/api/v1/health"
+STATS = "/api/v1/stats"  # not public, so its body is read
+TOKEN = "secret-token"
 
 
 @pytest.fixture
@@ -217,22 +223,22 @@ def test_byte_by_byte(daemon: Daemon) -> None:
 def test_bodies(daemon: Daemon) -> None:
     """No call of this version has one, so it is read and ignored, and bounded."""
     with daemon.connect() as sock:
-        sock.sendall(request(HEALTH, "Content-Length: 5") + b"12345" + request())
+        sock.sendall(request(STATS, "Content-Length: 5") + b"12345" + request())
         assert [answer_from(sock).status for _ in range(1)] == [200]
-    chunked = request(HEALTH, "Transfer-Encoding: chunked", "Connection: close")
+    chunked = request(STATS, "Transfer-Encoding: chunked", "Connection: close")
     assert Answer(daemon.raw(chunked + b"3\r\nabc\r\n0\r\n\r\n")).status == 200
     assert Answer(daemon.raw(chunked + b"3\r\nabcd\r\n0\r\n\r\n")).status == 400
     assert Answer(daemon.raw(chunked + b"zz\r\n")).status == 400
-    assert daemon.get(HEALTH, body=b"x" * 65536).status == 200
+    assert daemon.get(STATS, body=b"x" * 65536).status == 200
 
 
 def test_body_too_large(daemon: Daemon) -> None:
-    answer = daemon.get(HEALTH, body=b"x" * 65537)
+    answer = daemon.get(STATS, body=b"x" * 65537)
     assert (answer.status, answer.json["error"]) == (413, "body_too_large")
     assert answer.headers["connection"] == "close"
-    chunked = request(HEALTH, "Transfer-Encoding: chunked")
+    chunked = request(STATS, "Transfer-Encoding: chunked")
     assert Answer(daemon.raw(chunked + b"10001\r\n" + b"x" * 65537)).status == 413
-    announced = request(HEALTH, f"Content-Length: {10**17}", "Expect: 100-continue")
+    announced = request(STATS, f"Content-Length: {10**17}", "Expect: 100-continue")
     assert Answer(daemon.raw(announced)).status == 413
 
 
@@ -247,12 +253,23 @@ def test_curl_reads_the_refusal_of_a_large_body(daemon: Daemon) -> None:
 
 def test_continue(daemon: Daemon) -> None:
     with daemon.connect() as sock:
-        sock.sendall(request(HEALTH, "Content-Length: 2", "Expect: 100-continue"))
+        sock.sendall(request(STATS, "Content-Length: 2", "Expect: 100-continue"))
         assert read_until(sock, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         sock.sendall(b"ab")
         assert answer_from(sock).status == 200
-    answer = Answer(daemon.raw(request(HEALTH, "Expect: 200-maybe", "Content-Length: 1")))
+    answer = Answer(daemon.raw(request(STATS, "Expect: 200-maybe", "Content-Length: 1")))
     assert (answer.status, answer.json["error"]) == (417, "expectation_failed")
+
+
+def test_public_answers_wait_for_no_body() -> None:
+    with running(token=TOKEN) as daemon:
+        for framing in ("Content-Length: 1000", "Transfer-Encoding: chunked"):
+            for path in (HEALTH, "/"):
+                with daemon.connect() as sock:
+                    sock.sendall(request(path, framing, "Expect: 100-continue"))
+                    answer = Answer(read_all(sock))  # closed, or the body were a next request
+                assert answer.status == 200
+                assert answer.headers["connection"] == "close"
 
 
 def test_nobody_is_asked_to_continue_what_is_refused() -> None:
@@ -295,7 +312,7 @@ def test_bad_requests(daemon: Daemon, raw: bytes, status: int) -> None:
 
 
 def test_clients_that_vanish(daemon: Daemon) -> None:
-    for data in (b"", b"GET", request()[:-2], request(HEALTH, "Content-Length: 9") + b"x"):
+    for data in (b"", b"GET", request()[:-2], request(STATS, "Content-Length: 9") + b"x"):
         for reset in (False, True):
             with daemon.connect() as sock:
                 sock.sendall(data)
@@ -312,7 +329,7 @@ def test_deadlines(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "LINGER_TIME", 0.1)
     assert daemon.raw(b"") == b""  # never says anything: closed without a word
     assert Answer(daemon.raw(request()[:-2])).status == 408
-    late_body = daemon.raw(request(HEALTH, "Content-Length: 9") + b"x")
+    late_body = daemon.raw(request(STATS, "Content-Length: 9") + b"x")
     assert Answer(late_body).status == 408
     with daemon.connect() as sock:  # idle between two requests
         sock.sendall(request())
@@ -373,7 +390,7 @@ def test_endless_body_of_a_refused_client_ends(
 ) -> None:
     monkeypatch.setattr(http, "LINGER_TIME", 0.2)
     with daemon.connect() as sock, pytest.raises(OSError, match="reset|pipe"):
-        sock.sendall(request(HEALTH, "Content-Length: 999999999"))
+        sock.sendall(request(STATS, "Content-Length: 999999999"))
         while True:
             sock.sendall(b"x" * 65536)
 
@@ -395,27 +412,132 @@ def test_silent_connections_make_room(daemon: Daemon, monkeypatch: pytest.Monkey
         sock.close()
 
 
-def test_busy_connections_do_not(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("path", "count"), [(HEALTH, 1), ("/", 1), ("/", 2000), ("/nope", 1)]
+)
+def test_strangers_do_not_lock_the_operator_out(
+    path: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a token: bodies that never come, answers that nobody reads, clients that stay."""
+    monkeypatch.setattr(http, "CONNECTIONS", 8)
+    monkeypatch.setattr(http, "SPARED", 2)
+    with running(token=TOKEN) as daemon:
+        server = daemon.control._server
+        listener = server._acceptor._listeners[0]
+        daemon.do(listener.setsockopt, socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        raw = request(path) * count + request(path, "Content-Length: 1000", method="POST")
+        strangers = []
+        for _ in range(8):
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.settimeout(5)
+            sock.connect(("127.0.0.1", daemon.port))
+            sock.setblocking(False)
+            sock.send(raw)
+            strangers.append(sock)
+        daemon.wait(lambda: len(server._connections) == 8)
+        if count > 1:
+            keys = daemon.loop.dispatcher.get_map().values()
+            daemon.wait(lambda: sum(key.events == selectors.EVENT_WRITE for key in keys) == 8)
+        for _ in range(20):
+            assert daemon.get(STATS, f"Authorization: Bearer {TOKEN}").status == 200
+        for sock in strangers:
+            sock.close()
+
+
+def test_whoever_asks_at_once_is_heard_before_a_crowd(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full backlog arrives behind a request: none of them may take its place."""
+    monkeypatch.setattr(http, "CONNECTIONS", http.CONNECTIONS - http.SPARED)
+    held, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        go.wait(5)
+
+    daemon.loop.call_soon_threadsafe(hold)
+    assert held.wait(5)
+    with daemon.connect() as sock:
+        sock.sendall(request())
+        crowd = [daemon.connect() for _ in range(60)]
+        go.set()
+        assert answer_from(sock).status == 200
+        for silent in crowd:
+            silent.close()
+
+
+def test_body_of_an_admitted_call_is_not_cut_for_strangers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "CONNECTIONS", 8)
+    monkeypatch.setattr(http, "SPARED", 2)
+    with running(token=TOKEN) as daemon, daemon.connect() as sock:
+        server = daemon.control._server
+        sock.sendall(request(STATS, f"Authorization: Bearer {TOKEN}", "Content-Length: 9"))
+        daemon.wait(lambda: any(c.stage is http.Stage.ADMITTED for c in server._connections))
+        strangers = [daemon.connect() for _ in range(30)]
+        for stranger in strangers[:22]:
+            assert read_all(stranger) == b""
+        sock.sendall(b"123456789")
+        assert answer_from(sock).status == 200
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_too_many_admitted_calls_make_room(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no token is configured every call is admitted."""
+    monkeypatch.setattr(http, "CONNECTIONS", 4)
+    monkeypatch.setattr(http, "SPARED", 2)
+    server = daemon.control._server
+    slow = []
+    for count in range(1, 5):
+        slow.append(daemon.connect())
+        slow[-1].sendall(request(STATS, "Content-Length: 9"))
+        daemon.wait(
+            lambda count=count: count  # type: ignore[misc]
+            == sum(c.stage is http.Stage.ADMITTED for c in server._connections)
+        )
+    assert daemon.get(STATS).status == 200
+    assert read_all(slow[0]) == b""  # the one that waited longest
+    slow[3].sendall(b"123456789")
+    assert answer_from(slow[3]).status == 200
+    for sock in slow:
+        sock.close()
+
+
+def test_calls_that_run_do_not(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "CONNECTIONS", 2)
+    finish = daemon.do(asyncio.Event)
+
+    async def run(self: object, route: object, call: object) -> Response:
+        await finish.wait()
+        return Response(204)
+
+    monkeypatch.setattr(http.Server, "_run", run)
     busy = [daemon.connect() for _ in range(2)]
     for sock in busy:
-        sock.sendall(request(HEALTH, "Content-Length: 9"))
-    daemon.wait(lambda: not daemon.control._server._waiting)
+        sock.sendall(request())
+    server = daemon.control._server
+    daemon.wait(lambda: len(server._connections) == 2 and not server._waiting)
     with daemon.connect() as sock:
         answer = Answer(read_all(sock))
     assert (answer.status, answer.json["error"]) == (503, "too_many_connections")
     assert answer.headers["retry-after"] == "1"
+    daemon.do(finish.set)
     for sock in busy:
-        sock.sendall(b"123456789")
-        assert answer_from(sock).status == 200
+        assert answer_from(sock).status == 204
         sock.close()
 
 
 def test_stop_ends_idle_and_busy_connections() -> None:
     with running() as daemon:
         idle, busy = daemon.connect(), daemon.connect()
-        busy.sendall(request(HEALTH, "Content-Length: 9"))
-        daemon.wait(lambda: len(daemon.control._server._waiting) == 1)
+        busy.sendall(request(STATS, "Content-Length: 9"))
+        server = daemon.control._server
+        daemon.wait(lambda: any(c.stage is http.Stage.ADMITTED for c in server._connections))
     assert idle.recv(1) == b""
     assert read_all(busy) == b""
     idle.close()

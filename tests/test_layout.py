@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "bifrost_lite").rglob("*.py"))
 IDS = [str(path.relative_to(ROOT)) for path in FILES]
 
-FILE_LINES = 450
+FILE_LINES = 460
 CODE_LINES = 9500  # of the package, without blank lines, comments and docstrings
 
 # Memory is imports: each of these costs an idle daemon, or is missing on a router.

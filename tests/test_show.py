@@ -165,8 +165,27 @@ def test_entry() -> None:
     assert show.entry(message) == "T  info   GET \\x1b"
     message["fields"] = {"host": "a:1", "error": "", "status_code": None, "bytes_sent": 5}
     assert show.entry(message) == "T  info   GET \\x1b  host=a:1 bytes_sent=5"
-    message["message"] = "GET a:1"
-    assert show.entry(message) == "T  info   GET a:1  bytes_sent=5"
-    message["fields"] = {"action": "direct", "backend": "direct", "url": "a:1"}
-    assert show.entry(message) == "T  info   GET a:1  backend=direct"
+    message["message"] = "CONNECT a:1"
+    message["fields"] = {"method": "CONNECT", "url": "a:1", "host": "a:1", "bytes_sent": 5}
+    assert show.entry(message) == "T  info   CONNECT a:1  bytes_sent=5"
+    message["message"] = "GET http://a/b"
+    message["fields"] = {"method": "GET", "url": "a/b", "host": "a:80"}
+    assert show.entry(message) == "T  info   GET http://a/b  host=a:80"
+    message["fields"] = {"action": "direct", "backend": "direct", "url": "other"}
+    assert show.entry(message) == "T  info   GET http://a/b  backend=direct url=other"
     assert show.entry({}) == "-  -      -"
+
+
+def test_no_client_hides_a_field_by_naming_its_value() -> None:
+    shown = {
+        "backend": "direct", "client_ip": "192.168.1.9", "error": "target_refused",
+        "route": "default", "protocol": "HTTP", "source": "plane",
+    }  # fmt: skip
+    url = "a/" + "/".join(shown.values())
+    told = show.entry(
+        {"message": f"GET http://{url}", "fields": {"method": "GET", "url": url} | shown}
+    )
+    assert told.endswith("  " + " ".join(f"{key}={text}" for key, text in shown.items()))
+    for name in ("backend", "client_ip", "error"):  # nor by asking for nothing else
+        fields: show.Object = {"method": "GET", "url": "x", "host": "x", name: "x"}
+        assert show.entry({"message": "GET x", "fields": fields}).endswith(f"  {name}=x")

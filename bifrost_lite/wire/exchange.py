@@ -14,6 +14,7 @@ from ..target import Target, parse_authority
 from . import chunked, http1
 from .http1 import Request, Response
 
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 _absolute = re.compile(rb"http://([^/?#]+)(.*)", re.I | re.S).fullmatch
 
 
@@ -41,6 +42,12 @@ def split_target(request: Request) -> tuple[Target, bytes]:
 def host_field(target: Target) -> bytes:
     """The Host field of a request to `target`; port 80 stays unnamed."""
     return (target.text[:-3] if target.port == 80 else target.text).encode()
+
+
+def repeatable(request: Request) -> bool:
+    """Whether a request may be sent once more when a kept connection turns out dead: it has
+    no body, and twice does what once does (RFC 9110 section 9.2.2)."""
+    return not (request.chunked or request.content_length) and request.method in _IDEMPOTENT
 
 
 class Upload:

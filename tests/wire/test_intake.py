@@ -101,7 +101,8 @@ def test_pieces_make_no_difference(name: str, trailing: bytes, draw: st.DataObje
     told, whole = Told(pieces), Told([stream])
     assert (told.intake.protocol, told.intake.buffer) == (protocol, trailing)
     assert told.answers == whole.answers
-    if isinstance(told.asked, Target):
+    assert type(told.asked) is type(whole.asked)
+    if isinstance(told.asked, Target) and isinstance(whole.asked, Target):
         assert told.asked.text == whole.asked.text
 
 
@@ -176,7 +177,7 @@ def test_a_refusal_in_the_words_of_the_client(reason: Reason) -> None:
     head, _, body = intake_of(GET).rejection(reason, "because").partition(b"\r\n\r\n")
     status, *fields = head.split(b"\r\n")
     assert status.startswith(b"HTTP/1.1 %d " % reason.status)
-    assert not status.endswith(b" Error"), "its phrase is unknown"
+    assert status != b"HTTP/1.1 %d Error" % reason.status, "its phrase is unknown"
     assert b"Content-Length: %d" % len(body) in fields
     assert b"Connection: close" in fields
     assert b"X-Bifrost-Reason: %b" % reason.word.encode() in fields
