@@ -64,6 +64,7 @@ class Daemon:
     ) -> None:
         self.loop = loop
         self.settings = settings = with_level(settings, level)
+        self.born = settings
         self.path = path
         self.level = level
         self.started = rfc3339(time())
@@ -74,6 +75,7 @@ class Daemon:
         self.requests: Ring[Finished] = Ring(settings.log.requests)
         self.own = OwnAddresses(dispatcher)
         self.resolver = self._resolver(settings)
+        self.retired: list[Resolver] = []  # of earlier configurations, for look-ups under way
         self.plane = Plane(
             dispatcher,
             self._policy(settings, self.resolver),
@@ -168,10 +170,8 @@ class Daemon:
             Listener(self.plane, listen.name, listen.address, listen.port, listen.protocol)
         self.control.start()
         self._note_ports()
-        # Whole sentences: entries of one form and many values count as repeats of each other.
         for listener in self.plane.listeners:
-            where = endpoint_text(listener.address, listener.port)
-            logger.info(f"listening: proxy {listener.name} {where}")
+            _announce(listener)
         for address, port in self.control.addresses:
             logger.info(f"listening: control {endpoint_text(address, port)}")
         if os.geteuid() == 0:
@@ -220,7 +220,8 @@ class Daemon:
             listener.close()
         self.plane.close_all(Reason.SHUTDOWN)
         await self.control.stop()
-        self.resolver.close()
+        for resolver in (self.resolver, *self.retired):
+            resolver.close()
         self.own.close()
         logger.info("stopped")
         log.stop(self.log_handler)
@@ -298,16 +299,25 @@ class Daemon:
         plane.idle.seconds = settings.limits.idle_timeout / 4
         if resolver is not self.resolver:
             # Look-ups under way end by themselves before that.
-            self.loop.call_later(old.resolver.timeout + 1, self.resolver.close)
+            self.loop.call_later(old.resolver.timeout + 1, self._retire, self.resolver)
+            self.retired.append(self.resolver)
             self.resolver = resolver
         log.set_level(settings.log.level)
         self.logs.ring.resize(settings.log.ring)
         self.requests.resize(settings.log.requests)
         plane.finished = self._access(settings).finished
         self.settings = settings
-        restart = not RESTART_SECTIONS.isdisjoint(changed)
+        # Against what this process runs with, which a reload of these sections does not change.
+        restart = any(
+            getattr(settings, section) != getattr(self.born, section)
+            for section in RESTART_SECTIONS
+        )
         logger.info("configuration reloaded: %s", ", ".join(changed) or "nothing changed")
         self.hub.publish("config.reload", ConfigChange(changed, restart))
+
+    def _retire(self, resolver: Resolver) -> None:
+        self.retired.remove(resolver)
+        resolver.close()
 
     def _swap_listeners(self, settings: schema.Settings) -> None:
         """Open what is new, then close what is gone; the rest goes on without a gap."""
@@ -326,6 +336,7 @@ class Daemon:
                         self.plane, listen.name, listen.address, listen.port, listen.protocol
                     )
                     opened.append(listener)
+                    _announce(listener)
                 kept.append((listener, listen))
         except BindError:
             for listener in opened:
@@ -355,6 +366,12 @@ def _descriptor_limit(wanted: int) -> int:
             "only %d of %d connections fit into %d file descriptors", fit, wanted, soft
         )
     return fit
+
+
+def _announce(listener: Listener) -> None:
+    """A whole sentence: entries of one form and many values count as repeats of each other."""
+    where = endpoint_text(listener.address, listener.port)
+    logger.info(f"listening: proxy {listener.name} {where}")
 
 
 def with_level(settings: schema.Settings, level: str | None) -> schema.Settings:

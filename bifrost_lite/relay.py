@@ -338,7 +338,8 @@ class Half:
 
     def push(self, data: bytes) -> bool:
         """Send `data` to the peer as part of this direction, or keep what it does not take.
-        False when that broke."""
+        False when that broke. Not for a direction with bytes in a pipe, which is bulk."""
+        assert not isinstance(self.pend, Pipe)
         self.count += len(data)
         sent = 0
         try:

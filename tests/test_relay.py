@@ -103,6 +103,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     pair = Pair()
+    shared.bulk_fd, shared.crowd_until = -1, 0.0  # whoever was busy before is not now
     # The end that the halves write to must not block either.
     pair.outer.setblocking(False)
     pair.sink.settimeout(DEADLINE)
