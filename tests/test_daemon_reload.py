@@ -68,7 +68,8 @@ CHANGES: list[tuple[dict[str, Section], list[str], bool]] = [
         ["source", "log", "limits", "http"],
         True,
     ),
-    ({"graceful_period": 2}, [], False),  # the same in other words
+    ({"graceful_period": 2}, [], True),  # the same in other words; the restart is still due
+    ({"control": {"listen": ["127.0.0.1:0", "127.0.0.1:0"]}}, ["control"], False),  # as at start
 ]
 
 
