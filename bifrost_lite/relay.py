@@ -216,9 +216,12 @@ class Half:
         size = SMALL_READ
         if self.count >= BULK_AFTER:
             if shared.splice and shared.crowded(self.fd, self.dispatcher.now):
-                self._splice(mask)
-                return
-            size = BUFFER_SIZE
+                pipe = shared.take_pipe()
+                if pipe is not None:
+                    self._splice(pipe, mask)
+                    return  # else all pipes are with blocked peers: copy
+            else:
+                size = BUFFER_SIZE
         if shared.kept > KEPT_LIMIT:
             size = STARVED_READ
         sock, peer = self.sock, self.peer.sock
@@ -260,12 +263,8 @@ class Half:
                 return
         self._queue()
 
-    def _splice(self, mask: int) -> None:
-        """The same through a pipe."""
-        pipe = shared.take_pipe()
-        if pipe is None:
-            self._copy_once()
-            return
+    def _splice(self, pipe: Pipe, mask: int) -> None:
+        """The same through an empty pipe."""
         splice, target = os.splice, self.peer.fd
         for _ in range(TURN):
             left = self.left
@@ -310,31 +309,6 @@ class Half:
                 return
         shared.free_pipes.append(pipe)
         self._queue()
-
-    def _copy_once(self) -> None:
-        """All pipes are held by blocked peers: move a little by copying."""
-        left = self.left
-        size = left if 0 <= left < STARVED_READ else STARVED_READ
-        try:
-            data = self.sock.recv(size)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.owner.half_broken(self, True, error)
-            return
-        if not data:
-            self.ended = True
-            self.left = 0
-            self.owner.half_ended(self)
-            return
-        if left > 0:
-            self.left -= len(data)
-        if not self.push(data) or self.pend is not None:
-            return
-        if self.left:
-            self._queue()
-        else:
-            self.owner.half_moved(self)
 
     def push(self, data: bytes) -> bool:
         """Send `data` to the peer as part of this direction, or keep what it does not take.
