@@ -17,5 +17,6 @@ Relays with one fixed destination (haproxy, crelay) do no proxy handshake: one o
 trips less per connection. They are a limit there, not peers.
 
 build: what has to be made first. targets: who is measured. cases: what is measured.
-process, machine, measure: how. goals: what must be reached. report: what is said.
+process, machine, measure, lookups, imports: how. goals: what must be reached. report: what is
+said.
 """

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import build, imports, machine, report, targets
+from bench import build, imports, lookups, machine, report, targets
 from bench.cases import KINDS, Job, Sample, plan
 from bench.measure import Bench
 from bench.targets import Target
@@ -118,6 +118,23 @@ def _resting(
     return samples
 
 
+def _lookups(
+    bench: Bench,
+    options: argparse.Namespace,
+    interpreter: str,
+    us: Sequence[str],
+    order: random.Random,
+) -> list[Sample]:
+    packages = build.packages_of(interpreter, "run-time")
+    core, seconds = bench.cores.proxy, options.seconds
+    ours = [(name, path) for name, path in _checkouts(options).items() if name in us]
+    return [
+        lookups.sample(name, path, interpreter, packages, core, number, seconds)
+        for number in range(options.rounds)
+        for name, path in order.sample(ours, len(ours))
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark as its options say; answers the exit status."""
     options = _options(arguments)
@@ -138,6 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"{sum(map(len, jobs))} loaded samples a round, {options.rounds} rounds")
         samples = _loaded(bench, jobs, options.rounds, order) if jobs else []
         samples += _resting(bench, chosen, options.only, options.rounds, order)
+        if "routes" in options.only:
+            samples += _lookups(bench, options, interpreter, us, order)
         if "imports" in options.only:
             packages = build.packages_of(interpreter, "run-time")
             for name, path in _checkouts(options).items():

@@ -14,7 +14,7 @@ TUNNELS = (100, 1000)
 WAYS = ("down", "up")
 PACE, PACED_STREAMS, SEGMENT = 5_000_000, 8, 1448  # bytes/s and stream, streams, bytes
 LOADED = ("bulk", "paced", "rate")
-KINDS = ("bulk", "rate", "watch", "mem", "start", "idle", "imports")
+KINDS = ("bulk", "rate", "watch", "mem", "start", "idle", "routes", "imports")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Case:
     """One question, asked of several targets.
 
     Attributes:
-        kind: bulk, paced (bulk at the pace of a real line), rate, mem, start or idle
+        kind: bulk, paced (bulk at the pace of a real line), rate, mem, start, idle or routes
         protocol: how the proxy is spoken to
         load: streams, or connections at a time
         way: of the payload: down (to the client) or up; "" where it goes both ways

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 from bench.cases import CONCURRENCY, PACED_STREAMS, WAYS, Case, Sample
+from bench.lookups import CASE as LOOKUPS
 from bench.targets import WATCHERS
 
 Rounds = dict[int, float]
@@ -233,6 +234,8 @@ def _goals() -> list[Goal]:
         Goal("context switches, 30 s idle", _plain(idle, "switches"), "", 0, None, True, ""),
         Goal("resident when idle", _plain(memory, "rss_0", mega), "", 19, 17, True, "MB"),
         Goal("time to listening", _plain(Case("start"), "seconds"), "", 0.25, 0.1, True, "s"),
+        Goal("a route of 10,000 patterns to 10", _plain(LOOKUPS, "many_cost"), "", 2, 1.2, True),
+        Goal("a route of 100,000 listed to 10", _plain(LOOKUPS, "list_cost"), "", None, 3, True),
     ]
     return goals
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.cases import CONCURRENCY, PACED_STREAMS, STREAMS, TUNNELS, WAYS, Case, Sample
 from bench.goals import GOALS, Figures, verdict, watched_name
+from bench.lookups import CASE as LOOKUPS
 from bench.targets import Target
 
 PROTOCOLS = ("socks5", "connect", "get", "tcp")
@@ -116,6 +117,19 @@ def process_table(figures: Figures, targets: Iterable[Target]) -> str:
     return table("Process", head, rows)
 
 
+def lookup_table(figures: Figures, targets: Iterable[Target]) -> str:
+    """Routes found per second."""
+    head = ["routes found per second", "10 patterns", "10,000", "list of 100,000", "its load ms"]
+    rows = []
+    for target in targets:
+        found = [figures.median(target.name, LOOKUPS, name) for name in ("few", "many", "list")]
+        load = figures.median(target.name, LOOKUPS, "list_seconds")
+        rows.append(
+            [target.name, *map(number, found), number(None if load is None else load * 1e3)]
+        )
+    return table("Routes", head, rows)
+
+
 def verdicts(figures: Figures, us: str) -> list[dict[str, Any]]:
     """The table of goals with what `us` reached."""
     answers = []
@@ -180,7 +194,8 @@ def text(samples: Sequence[Sample], targets: Sequence[Target], us: Sequence[str]
     figures = Figures(samples)
     parts = [bulk_table(figures, targets)]
     parts += [rate_table(figures, targets, protocol) for protocol in PROTOCOLS]
-    parts.append(process_table(figures, [target for target in targets if not target.watchers]))
+    alone = [target for target in targets if not target.watchers]
+    parts += [process_table(figures, alone), lookup_table(figures, alone)]
     watched = [figures.median(watched_name(name), _WATCHED, "rss") for name in us]
     parts += [
         f"\n{name}: {rss / 1024:.1f} MB resident with its watchers, under load"

@@ -92,7 +92,8 @@ def _overview() -> str:
 
 
 def _run(args: Args) -> int:
-    from .load import load
+    from .load import load, parse_config, read_file
+    from .store import revision
 
     options = args.options
     path = options.get("config")
@@ -105,12 +106,19 @@ def _run(args: Args) -> int:
         raise UsageError("-v and -q exclude each other")
     port = number(args, "port", 0, 65535)
     try:
-        settings = _quick(options.get("address", "127.0.0.1"), port) if quick else load(path)
+        found = ""
+        if quick:
+            settings = _quick(options.get("address", "127.0.0.1"), port)
+        elif path is None:
+            settings = load(None)
+        else:
+            raw = read_file(path)
+            settings, found = parse_config(raw), revision(raw)
         level = "debug" if "verbose" in options else "warn" if "quiet" in options else None
         # Behind the settings: a refused configuration costs no further start.
         from .daemon import run
 
-        return run(settings, path, level)
+        return run(settings, path, level, found)
     except ConfigError as error:
         _print_faults(path or "command line", error.faults, sys.stderr)
         return BAD_CONFIG
@@ -133,12 +141,13 @@ def _quick(address: str, port: int | None) -> Settings:
 
 
 def _check(args: Args) -> int:
-    from .load import load, memory_budget
+    from .load import load, load_lists, memory_budget
     from .show import json_text, printable, size, table
 
     path = args.words[0]
     try:
         settings = load(path)
+        lists = load_lists(settings, path)
     except ConfigError as error:
         if "json" in args.options:
             faults = [fault._asdict() for fault in error.faults]
@@ -146,7 +155,7 @@ def _check(args: Args) -> int:
         else:
             _print_faults(path, error.faults, sys.stdout)
         return BAD_CONFIG
-    budget = memory_budget(settings)
+    budget = memory_budget(settings, lists)
     if "json" in args.options:
         print(json_text({"valid": True, "memory": dict(budget)}))
     else:
@@ -163,6 +172,12 @@ def _print_faults(path: str, faults: list[Fault], stream: TextIO) -> None:
     for fault in faults:
         line = f":{fault.line}" if fault.line else ""
         print(printable(f"{path}{line}: {fault._replace(line=0)}"), file=stream)
+
+
+def _passwd(args: Args) -> int:
+    from .password import run
+
+    return run(args)
 
 
 def _version(args: Args) -> int:
@@ -228,6 +243,30 @@ COMMANDS = (
         "close", "end one connection", _client("close"), ("ID",), _REACH, _FINDING
     ),
     Command(
+        "backends", "the ways out, and how they are", _client("backends"), (), _REACH, _FINDING
+    ),
+    Command(
+        "route",
+        "which way a request would go, and why",
+        _client("route"),
+        ("HOST",),
+        (
+            Option("from", "of this client; without it, of this machine", "IP"),
+            Option("port", "to this port; without it 443", "PORT"),
+            *_REACH,
+        ),
+        "HOST is a name or an address; HOST:PORT and [IPV6]:PORT will do too.\n\n" + _FINDING,
+    ),
+    Command(
+        "reload",
+        "put the changed configuration in force",
+        _client("reload"),
+        (),
+        (Option("enforce", "close the connections that it would refuse now"), *_REACH),
+        "One that has faults changes nothing: all of them are told, exit status 3.\n\n"
+        + _FINDING,
+    ),
+    Command(
         "events",
         "watch connections come and go",
         _client("events"),
@@ -253,6 +292,14 @@ COMMANDS = (
             *_REACH,
         ),
         _UNTIL + _FINDING,
+    ),
+    Command(
+        "passwd",
+        "make the password_hash of a user",
+        _passwd,
+        (),
+        (Option("iterations", "how often to hash; without it for 0.1 s", "N"), _JSON),
+        "Asks for the password twice, or reads one line from a pipe.",
     ),
     Command("version", "print the version", _version, (), (_JSON,)),
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .errors import BifrostError, ConfigError, ProtocolError, Reason
+from .errors import BifrostError, ConfigError, Fault, ProtocolError, Reason
 from .target import Target, parse_authority
 from .wire import chunked, http1
 
@@ -39,9 +39,25 @@ class NotRunning(ClientError):
     """Nothing listens where the daemon should."""
 
 
+class Rejected(ClientError):
+    """The daemon refused a configuration; `faults` lists all that is wrong with it."""
+
+    def __init__(self, message: str, faults: list[Fault]) -> None:
+        super().__init__(message)
+        self.faults = faults
+
+
 class _ErrorBody(msgspec.Struct):
     error: str = ""
     message: str = ""
+    errors: list[_FaultBody] = []
+
+
+class _FaultBody(msgspec.Struct):
+    section: str = ""
+    field: str = ""
+    message: str = ""
+    line: int = 0
 
 
 class Daemon:
@@ -75,24 +91,38 @@ class Daemon:
     def __str__(self) -> str:
         return f"http://{self.target}{self._prefix}"
 
-    def call(self, method: str, path: str, query: dict[str, str] | None = None) -> bytes:
+    def call(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: object = None,
+        patience: float = 0.0,
+    ) -> bytes:
         """The body of the answer to one call.
 
         Args:
             method: e.g. ``GET``
             path: below ``/api/v1``, e.g. ``/status``
             query: its parameters
+            body: what to send as JSON, None for nothing
+            patience: seconds for the whole, 0 for `PATIENCE`
 
         Raises:
             NotRunning: nothing listens there
+            Rejected: a configuration was refused
             ClientError: the call was refused, or the answer is none
         """
-        with _Link(self) as link:
-            response = link.ask(method, self._path(path, query), "Accept: application/json")
-            body = b"".join(link.body(response, BODY_LIMIT))
+        fields, data = ["Accept: application/json"], b""
+        if body is not None:
+            data = msgspec.json.encode(body)
+            fields += ["Content-Type: application/json", f"Content-Length: {len(data)}"]
+        with _Link(self, patience or PATIENCE) as link:
+            response = link.ask(method, self._path(path, query), *fields, body=data)
+            answer = b"".join(link.body(response, BODY_LIMIT))
         if response.status >= 300:
-            raise self.refused(response.status, body)
-        return body
+            raise self.refused(response.status, answer)
+        return answer
 
     def logs(self, query: dict[str, str]) -> Iterator[bytes]:
         """Log entries as JSON, as they come, for ever.
@@ -101,7 +131,7 @@ class Daemon:
             NotRunning: nothing listens there
             ClientError: the stream was refused, or ended
         """
-        with _Link(self) as link:
+        with _Link(self, PATIENCE) as link:
             path = self._path("/logs/stream", query)
             response = link.ask("GET", path, "Accept: text/event-stream")
             if response.status != 200:
@@ -128,7 +158,7 @@ class Daemon:
         if self._token:
             request.headers["Authorization"] = f"Bearer {self._token}"
         protocol.send_request(request)
-        with _Link(self) as link:
+        with _Link(self, PATIENCE) as link:
             yield from _follow(self, link, protocol)
 
     def _path(self, path: str, query: dict[str, str] | None) -> str:
@@ -146,13 +176,18 @@ class Daemon:
     def refused(self, status: int, body: bytes) -> ClientError:
         """The error for an answer that is no success, in the daemon's own words."""
         try:
-            said = msgspec.json.decode(body, type=_ErrorBody).message
+            told = msgspec.json.decode(body, type=_ErrorBody)
         except msgspec.DecodeError:
-            said = f"{self} answered {status}, not as this daemon does."
+            told = _ErrorBody(message=f"{self} answered {status}, not as this daemon does.")
+        if told.errors:
+            return Rejected(
+                told.message[:500],
+                [Fault(one.section, one.field, one.message, one.line) for one in told.errors],
+            )
         hint = ""
         if status == 401:
             hint = " Give one by BIFROST_TOKEN or --token."
-        return ClientError(f"{said[:500] or f'{self} answered {status}.'}{hint}")
+        return ClientError(f"{told.message[:500] or f'{self} answered {status}.'}{hint}")
 
 
 def find(url: str, token: str, environment: dict[str, str]) -> Daemon:
@@ -200,13 +235,13 @@ def quote(text: str) -> str:
 
 
 class _Link:
-    """A connection to the daemon."""
+    """A connection to the daemon, with so many seconds for a whole answer."""
 
     __slots__ = ("_daemon", "_deadline", "_rest", "_sock")
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, patience: float) -> None:
         self._daemon = daemon
-        self._deadline = monotonic() + PATIENCE
+        self._deadline = monotonic() + patience
         self._rest = b""
         try:
             # As bytes: a str name needs the idna codec, which a slim router lacks.
@@ -252,9 +287,9 @@ class _Link:
             raise ClientError(f"{self._daemon} does not answer")
         return data
 
-    def ask(self, method: str, path: str, *fields: str) -> http1.Response:
+    def ask(self, method: str, path: str, *fields: str, body: bytes = b"") -> http1.Response:
         """Send a request and read the head of its answer."""
-        self.send(self._daemon.head(method, path, *fields))
+        self.send(self._daemon.head(method, path, *fields) + body)
         buffer = b""
         try:
             while (end := http1.find_response_end(buffer)) < 0:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import msgspec
 
 from . import show
-from .client import ClientError, Daemon, NotRunning, find, quote
-from .options import FAILED, NOT_RUNNING, OK, Args, UsageError, number
+from .client import ClientError, Daemon, NotRunning, Rejected, find, quote
+from .options import BAD_CONFIG, FAILED, NOT_RUNNING, OK, Args, UsageError, number
 from .records import LEVELS
 
+RELOADING = 60.0  # seconds for a reload: another edit first, and a large file on a small router
+
+T = TypeVar("T")
+
 _decode = msgspec.json.Decoder(dict[str, object]).decode
+_decode_list = msgspec.json.Decoder(list[object]).decode
 
 
 def run(name: str, args: Args) -> int:
@@ -25,6 +31,9 @@ def run(name: str, args: Args) -> int:
     try:
         daemon = find(options.get("url", ""), options.get("token", ""), dict(os.environ))
         _COMMANDS[name](daemon, args)
+    except Rejected as error:
+        _print_rejected(error, args)
+        return BAD_CONFIG
     except ClientError as error:
         print(f"bifrost-lite: {show.printable(str(error))}", file=sys.stderr)
         return NOT_RUNNING if isinstance(error, NotRunning) else FAILED
@@ -34,10 +43,24 @@ def run(name: str, args: Args) -> int:
 
 
 def _read(text: bytes) -> show.Object:
+    return _decoded(text, _decode)
+
+
+def _decoded(text: bytes, decode: Callable[[bytes], T]) -> T:
     try:
-        return _decode(text)
+        return decode(text)
     except (msgspec.DecodeError, RecursionError):
         raise ClientError("the daemon's answer is not the JSON that was asked for") from None
+
+
+def _print_rejected(error: Rejected, args: Args) -> None:
+    if "json" in args.options:
+        faults = [fault._asdict() for fault in error.faults]
+        print(show.json_text({"message": str(error), "errors": faults}))
+        return
+    print(f"bifrost-lite: {show.printable(str(error))}", file=sys.stderr)
+    for fault in error.faults:
+        print(show.printable(str(fault)), file=sys.stderr)
 
 
 def _status(daemon: Daemon, args: Args) -> None:
@@ -51,15 +74,13 @@ def _connections(daemon: Daemon, args: Args) -> None:
     if "json" in args.options:
         print(show.json_text(answer))
         return
-    rows = answer.get("connections")
     columns = (
         "id", "client_ip", "protocol", "host", "backend", "route", "age",
         "bytes_sent", "bytes_received",
     )  # fmt: skip
     cells = [
         [show.value(row.get(key), key) for key in columns]
-        for row in (rows if isinstance(rows, list) else ())
-        if isinstance(row, dict)
+        for row in show.objects(answer.get("connections"))
     ]
     head = ("ID", "CLIENT", "PROTOCOL", "HOST", "BACKEND", "ROUTE", "AGE", "SENT", "RECEIVED")
     print(show.table(head, cells, right={0, 6, 7, 8}))
@@ -71,6 +92,49 @@ def _close(daemon: Daemon, args: Args) -> None:
         print(show.json_text(_read(answer) if answer else {}))
     else:
         print(f"closed {show.printable(args.words[0])}")
+
+
+def _backends(daemon: Daemon, args: Args) -> None:
+    answer = _decoded(daemon.call("GET", "/backends"), _decode_list)
+    if "json" in args.options:
+        print(show.json_text(answer))
+        return
+    columns = (
+        "active_connections", "total_connections", "bytes_sent", "bytes_received", "errors",
+        "latency_ms",
+    )  # fmt: skip
+    rows = []
+    for row in show.objects(answer):
+        stats = row.get("stats")
+        numbers: show.Object = stats if isinstance(stats, dict) else {}
+        rows.append(
+            [show.value(row.get(key)) for key in ("name", "type", "state")]
+            + [show.value(numbers.get(key), key) for key in columns]
+            + [show.value(row.get("reason"))]
+        )
+    head = (
+        "NAME", "TYPE", "STATE", "ACTIVE", "TOTAL", "SENT", "RECEIVED", "ERRORS", "LATENCY",
+        "REASON",
+    )  # fmt: skip
+    print(show.table(head, rows, right=range(3, 9)))
+
+
+def _route(daemon: Daemon, args: Args) -> None:
+    host = args.words[0].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    asked: dict[str, object] = {"host": host}
+    port = number(args, "port", 1, 65535)
+    if port is not None:
+        asked["port"] = port
+    if "from" in args.options:
+        asked["client_ip"] = args.options["from"].encode("ascii", "replace").decode()
+    answer = _read(daemon.call("POST", "/routes/test", body=asked))
+    print(show.json_text(answer) if "json" in args.options else show.route(answer))
+
+
+def _reload(daemon: Daemon, args: Args) -> None:
+    asked = {"enforce": "enforce" in args.options}
+    answer = _read(daemon.call("POST", "/config/reload", body=asked, patience=RELOADING))
+    print(show.json_text(answer) if "json" in args.options else show.change(answer))
 
 
 def _events(daemon: Daemon, args: Args) -> None:
@@ -90,10 +154,8 @@ def _logs(daemon: Daemon, args: Args) -> None:
         _print(daemon.logs({"level": level, "tail": count}), args, show.entry)
         return
     answer = _read(daemon.call("GET", "/logs", {"level": level, "limit": count}))
-    entries = answer.get("entries")
-    for entry in reversed(entries) if isinstance(entries, list) else ():
-        if isinstance(entry, dict):
-            print(show.json_text(entry) if "json" in args.options else show.entry(entry))
+    for entry in reversed(show.objects(answer.get("entries"))):
+        print(show.json_text(entry) if "json" in args.options else show.entry(entry))
 
 
 def _print(
@@ -111,6 +173,9 @@ _COMMANDS: dict[str, Callable[[Daemon, Args], None]] = {
     "status": _status,
     "connections": _connections,
     "close": _close,
+    "backends": _backends,
+    "route": _route,
+    "reload": _reload,
     "events": _events,
     "logs": _logs,
 }

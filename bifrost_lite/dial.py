@@ -31,12 +31,16 @@ from typing import Protocol
 from .dispatch import ERR, HUP, OUT, Dispatcher, crashed
 from .errors import Reason
 from .target import Target, unpack
+from .way import FAULTS, Way
 
 STAGGER = 0.25  # seconds between attempts, RFC 8305 section 5
 RESOLUTION_DELAY = 0.05  # seconds that IPv6 may come later than IPv4, RFC 8305 section 3
 ADDRESS_LIMIT = 16  # addresses of one name that are tried
 
 _SOCK_NONBLOCK: int = getattr(socket, "SOCK_NONBLOCK", 0)  # saves a system call where known
+# Linux alone has these; elsewhere the kernel refuses the numbers.
+_SO_BINDTODEVICE: int = getattr(socket, "SO_BINDTODEVICE", 25)
+SO_MARK: int = getattr(socket, "SO_MARK", 36)
 _STREAM = socket.SOCK_STREAM | _SOCK_NONBLOCK
 _UNDER_WAY = (errno.EINPROGRESS, 0)
 _REASONS = {
@@ -51,10 +55,13 @@ _REASONS = {
     errno.EMFILE: Reason.OUT_OF_DESCRIPTORS,
     errno.ENFILE: Reason.OUT_OF_DESCRIPTORS,
     errno.ECONNRESET: Reason.TARGET_RESET,
+    errno.ENODEV: Reason.DEVICE_ABSENT,
 }
 
-# A connected socket with its descriptor and the event that told, or why there is none.
-Done = Callable[["Socket | None", int, "Reason | None"], None]
+# (socket, mask, None, way) of a connection, or (None, 0, why not, way). The socket is still
+# attached; the mask is the event that told, which may tell of data that came with it. The
+# way is what carried or failed, None where nobody asked for one.
+Done = Callable[["Socket | None", int, "Reason | None", "Way | None"], None]
 # Why (address, port) must not be dialled for a client, or None.
 Guard = Callable[[bytes, int], "Reason | None"]
 
@@ -86,11 +93,14 @@ class Dialler:
         seconds: deadline of a whole dial
         family: auto, 4, 6 or prefer4
         source: local address to dial from, "" for the system's choice
+        device: network device that all packets leave through, "" for the routes' choice
+        mark: firewall mark of the packets, 0 for none
+        way: whom these dials are for, and who is judged by them; None for nobody
     """
 
     __slots__ = (
-        "deadline", "dispatcher", "family", "first", "guard", "only", "resolution", "resolver",
-        "source", "stagger",
+        "deadline", "device", "dispatcher", "family", "first", "guard", "mark", "only",
+        "resolution", "resolver", "source", "stagger", "way",
     )  # fmt: skip
 
     def __init__(
@@ -102,12 +112,18 @@ class Dialler:
         seconds: float = 10.0,
         family: str = "auto",
         source: str = "",
+        device: str = "",
+        mark: int = 0,
+        way: Way | None = None,
     ) -> None:
         self.dispatcher = dispatcher
         self.resolver = resolver
         self.guard = guard
         self.family = family
         self.source = source
+        self.device = device.encode()
+        self.mark = mark
+        self.way = way
         # Bytes of the only kind of address that can be dialled, 0 for both kinds.
         self.only = {"4": 4, "6": 16}.get(family, 0)
         if source:
@@ -136,6 +152,10 @@ class Dialler:
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
             sock.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
+            if self.device:
+                sock.setsockopt(SOL_SOCKET, _SO_BINDTODEVICE, self.device)
+            if self.mark:
+                sock.setsockopt(SOL_SOCKET, SO_MARK, self.mark)
             if self.source:
                 sock.bind((self.source, 0))
             error = sock.connect_ex((unpack(packed), port))
@@ -153,19 +173,18 @@ class Dial:
     Args:
         dialler: how to dial
         target: where to
-        done: told (socket, event mask, None) or (None, 0, why not); the socket is still
-            attached, and the mask may tell of data that came with the connection
+        done: told how it ended
     """
 
     __slots__ = (
-        "addresses", "attempts", "dialler", "done", "lookup", "port", "reason", "resolving",
+        "addresses", "attempts", "dialler", "done", "lookup", "reason", "resolving", "target",
         "tried",
     )  # fmt: skip
 
     def __init__(self, dialler: Dialler, target: Target, done: Done) -> None:
         self.dialler = dialler
         self.done: Done | None = done
-        self.port = target.port
+        self.target = target
         self.addresses: list[bytes] = []
         self.tried = 0
         self.attempts: list[Attempt] = []
@@ -214,12 +233,12 @@ class Dial:
             if not dialler.usable(packed):
                 self.reason = self.reason or Reason.NET_UNREACHABLE
                 continue
-            refusal = dialler.guard(packed, self.port)
+            refusal = dialler.guard(packed, self.target.port)
             if refusal is not None:
                 self.reason = refusal
                 continue
             try:
-                sock = dialler.open(packed, self.port)
+                sock = dialler.open(packed, self.target.port)
             except OSError as error:
                 self.reason = _REASONS.get(error.errno or 0, Reason.CONNECT_FAILED)
                 continue
@@ -272,11 +291,20 @@ class Dial:
 
     def _finish(self, sock: Socket | None, mask: int, reason: Reason | None) -> None:
         done = self.done
+        dialler = self.dialler
+        began = dialler.deadline.since.get(self)
         self.cancel()
         if done is None:
             return
+        way = dialler.way
+        if way is not None:
+            if reason is not None:
+                way.failed(reason, self.target.text, reason in FAULTS)
+            else:
+                now = dialler.dispatcher.now
+                way.worked(now - began if began is not None else 0.0)
         try:
-            done(sock, mask, reason)
+            done(sock, mask, reason, way)
         except Exception:
             crashed(getattr(done, "__self__", None))
 

@@ -76,6 +76,15 @@ class Reason(Enum):
         BAD_ADDRESS_TYPE,
         "The address type is not supported.",
     )
+    AUTH_REQUIRED = ("auth_required", 407, GENERAL, "This proxy asks for a user and a password.")
+    AUTH_FAILED = ("auth_failed", 407, GENERAL, "The user or the password is wrong.")
+    AUTH_THROTTLED = (
+        "auth_throttled",
+        429,
+        GENERAL,
+        "Too many wrong passwords came from your address; wait a minute.",
+    )
+    AUTH_BUSY = ("auth_busy", 503, GENERAL, "Too many passwords are being checked just now.")
     EXPECTATION_FAILED = ("expectation_failed", 417, GENERAL, "The expectation is not known.")
 
     # The rules say no.
@@ -89,6 +98,8 @@ class Reason(Enum):
     )
     NO_ROUTE = ("no_route", 403, DENIED, "No route matches this target.")
     LOOP = ("proxy_loop", 403, DENIED, "The target is this proxy itself.")
+    BLOCKED = ("blocked", 403, DENIED, "A rule blocks this target.")
+    ENFORCED = ("enforced", 403, DENIED, "The rules changed and do not allow this any more.")
 
     # The proxy is full.
     TOO_MANY = ("too_many_connections", 503, GENERAL, "The proxy is at its connection limit.")
@@ -111,6 +122,12 @@ class Reason(Enum):
     DNS_TIMEOUT = ("dns_timeout", 504, HOST_UNREACHABLE, "The name servers did not answer in time.")
     CONNECT_REFUSED = ("connect_refused", 502, REFUSED, "The target refused the connection.")
     CONNECT_TIMEOUT = ("connect_timeout", 504, TTL_EXPIRED, "The target did not answer in time.")
+    DEVICE_ABSENT = (
+        "device_absent",
+        502,
+        NET_UNREACHABLE,
+        "The network device that leads there is not there.",
+    )
     NET_UNREACHABLE = (
         "network_unreachable",
         502,
@@ -119,6 +136,36 @@ class Reason(Enum):
     )
     HOST_UNREACHABLE = ("host_unreachable", 502, HOST_UNREACHABLE, "The target is unreachable.")
     CONNECT_FAILED = ("connect_failed", 502, GENERAL, "The connection to the target failed.")
+    UPSTREAM_UNREACHABLE = (
+        "upstream_unreachable",
+        502,
+        GENERAL,
+        "The upstream proxy could not be reached.",
+    )
+    UPSTREAM_TIMEOUT = (
+        "upstream_timeout",
+        504,
+        GENERAL,
+        "The upstream proxy did not answer in time.",
+    )
+    UPSTREAM_AUTH = (
+        "upstream_auth_failed",
+        502,
+        GENERAL,
+        "The upstream proxy refused our credentials.",
+    )
+    UPSTREAM_FAILED = (
+        "upstream_failed",
+        502,
+        GENERAL,
+        "The upstream proxy's answer makes no sense.",
+    )
+    UPSTREAM_DENIED = (
+        "upstream_denied",
+        502,
+        DENIED,
+        "The rules of the upstream proxy refuse this target.",
+    )
     BAD_RESPONSE = ("bad_response", 502, GENERAL, "The target's answer breaks HTTP.")
     TARGET_CLOSED = (
         "target_closed",

@@ -41,10 +41,11 @@ class Forward:
         request: the one under way, None between two
         upload: its body
         answer: to it
+        absolute: another proxy may carry it in absolute-form
     """
 
     __slots__ = (
-        "again", "answer", "path", "queued", "received", "request", "reused", "rules",
+        "absolute", "again", "answer", "path", "queued", "received", "request", "reused", "rules",
         "sending", "sent", "session", "target", "upload", "url",
     )  # fmt: skip
 
@@ -56,6 +57,7 @@ class Forward:
         self.session = session
         self.target: Target | None = None
         self.request: Request | None = None
+        self.absolute = False
         self.path = b""
         self.url = ""
         self.sending = False  # the request's body has not all gone to the target
@@ -80,8 +82,14 @@ class Forward:
         self.sent, self.received = session.bytes_sent, session.bytes_received
         target, self.path = split_target(request)
         self.url = host_field(target).decode() + self.path.partition(b"?")[0].decode("latin-1")
+        # What switches protocols needs a tunnel: other proxies do not pass that on.
+        absolute = not request.upgrade
         if session.up is not None:
-            if target == self.target and session.policy is self.rules:
+            if (
+                target == self.target
+                and session.policy is self.rules
+                and (absolute == self.absolute or not session.way.absolute)
+            ):
                 self.reused = True
                 session.wait(None)
                 self.connected(0)
@@ -89,6 +97,7 @@ class Forward:
             session.disconnect(Reason.CLOSED)
             self.sent = self.received = 0
         self.target = target
+        self.absolute = absolute
         self._dial()
 
     def _dial(self) -> None:
@@ -110,7 +119,12 @@ class Forward:
         handlers = session.plane.dispatcher.handlers
         handlers[up.fd] = self.on_client
         handlers[down.fd] = self.on_target
-        head = write_request(request, host_field(self.target), self.path, session.policy.via)
+        host, path, authorization = host_field(self.target), self.path, b""
+        if self.absolute and session.way.absolute:
+            self.answer.upstream = True
+            path = b"http://" + host + (b"" if path == b"*" else path)  # RFC 9112 section 3.2.4
+            authorization = session.way.authorization
+        head = write_request(request, host, path, session.policy.via, authorization)
         self.again = self.again or bool(session.noticed)
         if session.buffer and not upload.done:
             early, session.buffer = session.buffer, b""
@@ -396,6 +410,8 @@ class Forward:
         session, request, answer = self.session, self.request, self.answer
         if request is None or not session.open:
             return
+        if reason is Reason.UPSTREAM_AUTH:
+            session.way.failed(reason, session.host, True)
         if answer.status or (session.down is not None and session.down.pend):
             session.close(reason)
             return

@@ -8,7 +8,8 @@ Event and log streams leave by a `Takeover` and count no more: they have caps of
 so neither can lock the operator out of the other calls. Nor can clients that say nothing,
 read nothing or do not go: where all connections are taken, the one that kept us waiting
 longest makes room. A stranger's body is waited for by nobody: what has no right token is
-refused by its head, what is public is answered by it.
+refused by its head, what is public is answered by it. One large body, such as a configuration,
+is taken at a time: a router has no memory for more.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, Generic
 from .accept import Acceptor
 from .auth import Guard, Peer
 from .errors import ProtocolError, Reason
-from .rest import Call, Ctx, Refused, Response, Route, Router, Takeover, choose
+from .rest import BODY_LIMIT, Call, Ctx, Refused, Response, Route, Router, Takeover, choose
 from .wire.chunked import Decoder
 from .wire.http1 import Request, find_head_end, parse_request
 
@@ -90,6 +91,7 @@ class Server(Generic[Ctx]):
         self._acceptor = Acceptor(loop, self._welcome)
         self._connections: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}  # for the client, the longest first
+        self._large: Connection | None = None  # its body is over `BODY_LIMIT`
 
     def listen(self, endpoints: Iterable[tuple[str, int]]) -> None:
         """Listen on all `endpoints` or on none.
@@ -141,6 +143,7 @@ class Server(Generic[Ctx]):
     def _done(self, connection: Connection, task: asyncio.Task[None]) -> None:
         self._connections.discard(connection)
         self._waiting.pop(connection, None)
+        self._forget_body(connection)
         if connection.sock is not None:
             connection.sock.close()
 
@@ -198,6 +201,7 @@ class Server(Generic[Ctx]):
         except Refused as refused:
             result = refused.response()
             keep = keep or (request is not None and not _has_body(request))
+        self._forget_body(connection)
         if isinstance(result, Response):
             keep = keep and request is not None and request.keep_alive
             # A head that cannot be read may still begin as one of HEAD.
@@ -252,7 +256,7 @@ class Server(Generic[Ctx]):
         """Read the body of `call` into it.
 
         Raises:
-            Refused: it is larger than `limit`
+            Refused: it is larger than `limit`, or than is taken just now
             ProtocolError: its chunks are broken, or it came too late
         """
         request = call.request
@@ -265,6 +269,7 @@ class Server(Generic[Ctx]):
         too_large = Refused(413, "body_too_large", f"The body may have {limit} bytes.")
         if length > limit:
             raise too_large
+        self._check_room(connection, length)
         if expectation is not None and request.minor and not connection.buffer:
             await self._send(connection, b"HTTP/1.1 100 Continue\r\n\r\n")
         decoder = Decoder(Reason.BAD_REQUEST) if request.chunked else None
@@ -272,8 +277,10 @@ class Server(Generic[Ctx]):
         body, data = b"", connection.buffer
         while True:
             body += decoder.feed(data) if decoder else data
-            if len(body) > limit and decoder:
-                raise too_large
+            if decoder:
+                if len(body) > limit:
+                    raise too_large
+                self._check_room(connection, len(body))
             if decoder.done if decoder else len(body) >= length:
                 break
             try:
@@ -286,6 +293,19 @@ class Server(Generic[Ctx]):
             call.body, connection.buffer = body, decoder.rest
         else:
             call.body, connection.buffer = body[:length], body[length:]
+
+    def _check_room(self, connection: Connection, size: int) -> None:
+        """Refuse a second large body beside the one that is there."""
+        if size > BODY_LIMIT:
+            if self._large not in (None, connection):
+                raise Refused(
+                    503, "busy", "Another large request is being served.", "Retry-After: 1"
+                )
+            self._large = connection
+
+    def _forget_body(self, connection: Connection) -> None:
+        if self._large is connection:
+            self._large = None
 
     async def _run(self, route: Route[Ctx], call: Call) -> Response | Takeover:
         try:

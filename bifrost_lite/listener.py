@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from _socket import socket as Socket
+from collections.abc import Sequence
 from socket import (
     AF_INET,
     AF_INET6,
@@ -14,18 +15,23 @@ from socket import (
     SO_KEEPALIVE,
     SO_OOBINLINE,
     SO_REUSEADDR,
+    SO_REUSEPORT,
     SOCK_STREAM,
     SOL_SOCKET,
     TCP_NODELAY,
     inet_pton,
 )
+from typing import TYPE_CHECKING
 
 from .acl import fold
 from .dispatch import IN, Deadlines
 from .errors import BindError
 from .plane import BURST_GAP, REFUSALS, Plane
 from .session import Session
-from .target import unpack
+from .target import endpoint_text, unpack
+
+if TYPE_CHECKING:
+    from .config.schema import Listen
 
 log = logging.getLogger("bifrost.listener")
 
@@ -43,6 +49,9 @@ class Listener:
         address: IPv4 or IPv6 address to bind
         port: 0 for any free one
         protocol: auto, http or socks
+        auth: clients must log in here where there are users
+        shared: others listen on this port at addresses that overlap, and are about to close;
+            they have been told by `share`
 
     Attributes:
         port: the one it really has
@@ -54,18 +63,28 @@ class Listener:
         BindError: the address cannot be had
     """
 
-    def __init__(self, plane: Plane, name: str, address: str, port: int, protocol: str) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        name: str,
+        address: str,
+        port: int,
+        protocol: str,
+        auth: bool = True,
+        shared: bool = False,
+    ) -> None:
         self.plane = plane
         self.name = name
         self.address = address
         self.asked_port = port
         self.protocol = protocol
+        self.auth = auth
         self.starved = False
         self._last_starved = -BURST_GAP
         self._family = AF_INET6 if ":" in address else AF_INET
         self._retry = Deadlines(plane.dispatcher, STARVED_RETRY, Listener.resume)
         try:
-            self.sock = self._bind(address, port)
+            self.sock = self._bind(address, port, shared)
         except OSError as error:
             self._retry.close()
             raise BindError(
@@ -77,7 +96,7 @@ class Listener:
         plane.listeners.append(self)
         plane.dispatcher.attach(self.fd, self.on_accept, edge=False)
 
-    def _bind(self, address: str, port: int) -> Socket:
+    def _bind(self, address: str, port: int, shared: bool) -> Socket:
         sock = Socket(self._family, SOCK_STREAM)
         try:
             sock.setblocking(False)
@@ -88,8 +107,12 @@ class Listener:
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
             sock.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)  # an urgent byte is a byte like others
+            if shared:
+                sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
             sock.bind((address, port))
             sock.listen(BACKLOG)
+            if shared:
+                sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 0)
         except OSError:
             sock.close()
             raise
@@ -98,8 +121,15 @@ class Listener:
     def on_accept(self, mask: int) -> None:
         """Clients wait. The more there are, the more are taken at once; a lone client costs no
         second call that finds nobody."""
+        self._accept(min(BATCH, 1 + self.plane.admitted // 8))
+
+    def drain(self) -> None:
+        """Take those who wait already: closing would send them away."""
+        self._accept(BACKLOG)
+
+    def _accept(self, most: int) -> None:
         plane = self.plane
-        for _ in range(min(BATCH, 1 + plane.admitted // 8)):
+        for _ in range(most):
             try:
                 fd, peer = self.sock._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
@@ -123,7 +153,7 @@ class Listener:
                     sock.close()
                     continue
                 plane.refusing += 1
-            Session(plane, self.protocol, sock, fd, client, address, peer[1], refusal)
+            Session(plane, self, sock, fd, client, address, peer[1], refusal)
 
     def _starve(self) -> None:
         """No descriptor is left: stop accepting until a client leaves."""
@@ -144,6 +174,11 @@ class Listener:
             self._retry.stop(self)
             self.plane.dispatcher.attach(self.fd, self.on_accept, edge=False)
 
+    def share(self, willing: bool) -> None:
+        """Whether another listener of ours may take addresses that overlap, before this one
+        closes: thus a change of the address leaves no gap."""
+        self.sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, willing)
+
     def close(self) -> None:
         """Take no more clients; those that are in stay."""
         if self.open:
@@ -159,3 +194,57 @@ class Listener:
     def crash(self) -> None:
         """Accepting raised: a moment's rest, lest a lasting fault spins."""
         self._starve()
+
+
+def announce(listener: Listener) -> None:
+    """Say where it listens. A whole sentence: entries of one form and many values count as
+    repeats of each other."""
+    where = endpoint_text(listener.address, listener.port)
+    log.info(f"listening: proxy {listener.name} {where}")
+
+
+def swap(plane: Plane, wanted: Sequence[Listen]) -> None:
+    """Open what is new, then close what is gone; the rest goes on.
+
+    Args:
+        plane: whose listeners
+        wanted: what it shall listen on from now on, in this order
+
+    Raises:
+        BindError: an address cannot be had; all is as it was
+    """
+    gone = list(plane.listeners)
+    kept: dict[int, Listener] = {}
+    for index, listen in enumerate(wanted):
+        place = (listen.address, listen.port)
+        same = next((old for old in gone if (old.address, old.asked_port) == place), None)
+        if same is not None:
+            gone.remove(same)
+            kept[index] = same
+    opened: dict[int, Listener] = {}
+    try:
+        for index, listen in enumerate(wanted):
+            if index in kept:
+                continue
+            rivals = [old for old in gone if old.port == listen.port]
+            for rival in rivals:
+                rival.share(True)
+            opened[index] = Listener(
+                plane, listen.name, listen.address, listen.port, listen.protocol,
+                listen.auth, bool(rivals),
+            )  # fmt: skip
+    except BindError:
+        for listener in opened.values():
+            listener.close()
+        for old in gone:
+            old.share(False)
+        raise
+    for old in gone:
+        old.drain()
+        old.close()
+    now = {**kept, **opened}
+    plane.listeners[:] = [now[index] for index in range(len(wanted))]
+    for listener, listen in zip(plane.listeners, wanted, strict=True):
+        listener.name, listener.protocol, listener.auth = listen.name, listen.protocol, listen.auth
+    for listener in opened.values():
+        announce(listener)

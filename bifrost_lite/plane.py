@@ -14,10 +14,12 @@ from .errors import Reason
 from .events import ConnectionClose, ConnectionFailed, ConnectionNew, Data
 from .records import Finished
 from .relay import shared
+from .route import Candidate
 
 if TYPE_CHECKING:
     from .listener import Listener
     from .session import Session
+    from .users import Users
 
 log = logging.getLogger("bifrost.plane")
 
@@ -42,6 +44,9 @@ class Router(Protocol):
     def find(
         self, host: str, packed: bytes | None, port: int, client: bytes
     ) -> Match | None: ...
+    def explain(
+        self, host: str, packed: bytes | None, port: int, client: bytes
+    ) -> list[Candidate]: ...
 
 
 class Policy:
@@ -55,11 +60,12 @@ class Policy:
         max_connections: of clients, all together
         max_per_client: of one address
         via: add Via fields
+        users: who may log in, None where nobody has to
     """
 
     __slots__ = (
         "allow", "backends", "deny", "everybody", "max_connections", "max_per_client", "router",
-        "via",
+        "users", "via",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +77,7 @@ class Policy:
         max_connections: int,
         max_per_client: int,
         via: bool,
+        users: Users | None = None,
     ) -> None:
         self.router = router
         self.backends = backends
@@ -80,6 +87,7 @@ class Policy:
         self.max_connections = max_connections
         self.max_per_client = max_per_client
         self.via = via
+        self.users = users
 
     def admits(self, client: bytes) -> bool:
         """Whether this address may use the proxy at all."""
@@ -201,6 +209,9 @@ class Plane:
         session.started = time()
         session.began = self.dispatcher.now
         self.connections[session.id] = session
+        counters = session.way.counters
+        counters.active += 1
+        counters.total += 1
         self.idle.start(session)
         self.publish(
             "connection.new",
@@ -221,6 +232,10 @@ class Plane:
         sent, received = session.bytes_sent, session.bytes_received
         self._sent += sent
         self._received += received
+        counters = session.way.counters
+        counters.active -= 1
+        counters.sent += sent
+        counters.received += received
         self.publish(
             "connection.close",
             ConnectionClose(
@@ -300,6 +315,12 @@ class Plane:
         for session in list(self.sessions):
             if not session.busy:
                 session.close(Reason.SHUTDOWN)
+
+    def close_carried(self, backend: str, reason: Reason) -> None:
+        """Close every connection that this backend carries, for it is cut."""
+        for session in list(self.connections.values()):
+            if session.backend == backend:
+                session.close(reason)
 
     def close_all(self, reason: Reason) -> None:
         """Close every client's connection."""

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import gmtime, strftime
 from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from .errors import BifrostError
+from .errors import BifrostError, Fault
 from .target import pack, unpack
+from .wire.body import BodyError, decode
 from .wire.http1 import Request
 
 Ctx = TypeVar("Ctx")
+T = TypeVar("T")
 
 BODY_LIMIT = 64 * 1024
 _encode = msgspec.json.Encoder().encode
@@ -27,16 +29,27 @@ _escape = re.compile(rb"%([0-9A-Fa-f]{2})")
 _integer = re.compile(r"[0-9]{1,15}").fullmatch
 
 
-class ErrorBody(Struct):
+class FaultBody(Struct, omit_defaults=True):
+    """One fault of a configuration, see `errors.Fault`; `line` only where there is a file."""
+
+    section: str
+    field: str
+    message: str
+    line: int = 0
+
+
+class ErrorBody(Struct, omit_defaults=True):
     """The one form of errors.
 
     Attributes:
         error: a stable word
         message: a sentence
+        errors: the faults of a configuration, left out where it is about none
     """
 
     error: str
     message: str
+    errors: list[FaultBody] = []
 
 
 # What every answer carries: it is shown in no frame, as no other type, and names no page.
@@ -57,16 +70,20 @@ _PHRASES = {
     405: "Method Not Allowed",
     408: "Request Timeout",
     409: "Conflict",
+    412: "Precondition Failed",
     413: "Content Too Large",
     414: "URI Too Long",
+    415: "Unsupported Media Type",
     417: "Expectation Failed",
     421: "Misdirected Request",
+    422: "Unprocessable Content",
     426: "Upgrade Required",
     429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     503: "Service Unavailable",
     505: "HTTP Version Not Supported",
+    507: "Insufficient Storage",
 }
 
 
@@ -153,25 +170,28 @@ class Refused(BifrostError):
         word: a stable word
         message: a sentence
         headers: further fields of the answer
+        faults: what is wrong with the configuration that the call is about
     """
 
-    def __init__(self, status: int, word: str, message: str, *headers: str) -> None:
+    def __init__(
+        self, status: int, word: str, message: str, *headers: str, faults: Sequence[Fault] = ()
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.word = word
         self.message = message
         self.headers = headers
+        self.faults = faults
 
     def response(self) -> Response:
         """The answer."""
-        return Response(
-            self.status, _encode(ErrorBody(self.word, self.message)), headers=self.headers
-        )
+        body = ErrorBody(self.word, self.message, [FaultBody(*fault) for fault in self.faults])
+        return Response(self.status, _encode(body), headers=self.headers)
 
 
-def reply(body: object, status: int = 200) -> Response:
-    """A JSON answer from a Struct."""
-    return Response(status, _encode(body), headers=("Cache-Control: no-store",))
+def reply(body: object, status: int = 200, *headers: str) -> Response:
+    """A JSON answer from a Struct, with further header fields."""
+    return Response(status, _encode(body), headers=("Cache-Control: no-store", *headers))
 
 
 class Call:
@@ -285,6 +305,28 @@ class Call:
         if packed is None:
             raise bad_parameter(name, "an IPv4 or IPv6 address")
         return unpack(packed)
+
+    def json(self, kind: type[T], *, optional: bool = False) -> T:
+        """The body as JSON of that form and nothing more; a large one belongs in a thread.
+
+        Args:
+            kind: a Struct, or another type that msgspec knows
+            optional: no body at all is an empty object
+
+        Raises:
+            Refused: it does not come as JSON (415), or is at fault (400), see `wire.body`
+        """
+        if optional and not self.body:
+            return decode(b"{}", kind)
+        media = (self.header(b"content-type") or "").partition(";")[0].strip().lower()
+        if media != "application/json":
+            raise Refused(
+                415, "unsupported_media_type", "The body must come as application/json."
+            )
+        try:
+            return decode(self.body, kind)
+        except BodyError as error:
+            raise Refused(400, error.word, error.message) from None
 
 
 def bad_parameter(name: str, expected: str) -> Refused:

@@ -1,9 +1,9 @@
 """Which backend carries a request: the routes, indexed so that their number costs nothing.
 
 A route matches if (domains or cidrs) and ports and clients; a kind that it lacks matches
-all. The highest priority is asked first, ties go by the order of the file, and the first
-match wins. Without any route everything goes to the backend `direct`; once there is one,
-even a disabled one, what matches none is refused.
+all. The entries of its list are domains and cidrs too. The highest priority is asked first,
+ties go by the order of the file, and the first match wins. Without any route everything goes
+to the backend `direct`; once there is one, even a disabled one, what matches none is refused.
 
 Names are matched by domains, addresses by cidrs; a name is never resolved for it. The
 domain `*` matches both, as the implicit route does.
@@ -20,19 +20,21 @@ ports and clients match too, so the order of the look-ups does not matter.
   probes once per distinct pair of the lengths of the two, however many patterns there are.
   Only patterns that share both texts and differ between their stars are tried in turn.
 - Networks: one dict per prefix length.
+- Lists: one index of all of them, see `lists`; their entries with stars inside are as above.
 - A route for any target is filed by its clients, else by its ports. Of those for anything
   at all only the first can win.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from .acl import Networks, fold, parse_network, prefix_mask
 
 if TYPE_CHECKING:
     from .config.schema import Route
+    from .lists import Index, RouteList
 
 Bucket = tuple[int, ...]
 Key = TypeVar("Key")
@@ -58,24 +60,32 @@ class Candidate(NamedTuple):
         backend: the name of the backend it leads to
         lost: "" for the match; "disabled", or the first of "target", "port" and "client"
             that does not match, or "later" where an earlier route took the request
+        pattern: of its domains, networks and list the first that names the target; "" where
+            none does, or it asks for no target
     """
 
     route: str
     backend: str
     lost: str
+    pattern: str = ""
 
 
 DEFAULT = Match("default", "direct")
 
 
 class _Rule:
-    """What a route asks besides the target."""
+    """What a route asks."""
 
-    __slots__ = ("anywhere", "clients", "match", "ports")
+    __slots__ = ("anywhere", "clients", "listed", "match", "ports", "route")
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: Route, listed: RouteList | None) -> None:
+        self.route = route
+        self.listed = listed
         self.match = Match(route.name, route.backend)
-        self.anywhere = "*" in route.domains or not (route.domains or route.cidrs)
+        # With a list it has a target, even if there is nothing in the list.
+        self.anywhere = not (route.domains or route.cidrs or route.list) or (
+            "*" in route.domains or (listed is not None and "*" in listed.patterns)
+        )
         self.ports = frozenset(route.ports)
         self.clients = Networks(route.clients)
 
@@ -87,23 +97,45 @@ class _Rule:
             return "client"
         return ""
 
+    def pattern(self, host: str, packed: bytes | None) -> str:
+        """The first pattern that names the target, "" for none."""
+        route, listed = self.route, self.listed
+        for pattern in route.domains:
+            if _fits(pattern.lower(), host, packed):
+                return pattern
+        if packed is not None:
+            for cidr in route.cidrs:
+                if Networks((cidr,)).contains(packed):
+                    return cidr
+        if listed is None:
+            return ""
+        fitting = (pattern for pattern in listed.patterns if _fits(pattern, host, packed))
+        entry = listed.entry(host, packed) or next(fitting, "")
+        return f"{entry} in {route.list}" if entry else ""
+
 
 class Router:
     """The routes of one configuration.
 
     Args:
         routes: in the order of the file
+        lists: of routes that have one, by the routes' names; without it no target is listed
 
     Raises:
         ValueError: a network among them is none
+
+    Attributes:
+        lists: they
     """
 
     __slots__ = (
-        "_always", "_by_cidr", "_by_client", "_by_name", "_by_port", "_default", "_disabled",
-        "_rules",
+        "_always", "_by_cidr", "_by_client", "_by_list", "_by_name", "_by_port", "_default",
+        "_disabled", "_rules", "lists",
     )  # fmt: skip
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(
+        self, routes: Iterable[Route], lists: Mapping[str, RouteList] | None = None
+    ) -> None:
         ordered = sorted(routes, key=lambda route: -route.priority)
         self._default = None if ordered else DEFAULT
         self._rules: list[_Rule] = []
@@ -114,11 +146,17 @@ class Router:
         self._by_cidr = _Addresses()
         self._by_client = _Addresses()
         self._by_port: dict[int, Bucket] = {}
+        self.lists: Mapping[str, RouteList] = lists or {}
+        self._by_list: Index | None = None
         for route in ordered:
             if route.enabled:
-                self._add(route)
+                self._add(_Rule(route, self.lists.get(route.name)))
             else:
                 self._disabled.append((len(self._rules), Match(route.name, route.backend)))
+        if self.lists:
+            from .lists import Index  # who has no list pays for none
+
+            self._by_list = Index(self._listed())
 
     def find(self, host: str, packed: bytes | None, port: int, client: bytes) -> Match | None:
         """The route of a request, or None where it is refused.
@@ -149,20 +187,22 @@ class Router:
         reached = {number for bucket in buckets for number in bucket}
         candidates: list[Candidate] = []
         for number, rule in enumerate(self._rules):
-            lost = "" if rule.anywhere or number in reached else "target"
-            lost = lost or rule.refuses(port, client) or ("" if number == won else "later")
-            candidates.append(Candidate(*rule.match, lost))
+            named = rule.anywhere or number in reached
+            lost = rule.refuses(port, client) or ("" if number == won else "later")
+            pattern = rule.pattern(host, packed) if named else ""
+            candidates.append(Candidate(*rule.match, lost if named else "target", pattern))
         for number, match in reversed(self._disabled):
             candidates.insert(number, Candidate(*match, "disabled"))
         return candidates
 
-    def _add(self, route: Route) -> None:
-        rule = _Rule(route)
-        number = len(self._rules)
+    def _add(self, rule: _Rule) -> None:
+        route, number = rule.route, len(self._rules)
         self._rules.append(rule)
         if not rule.anywhere:
             for pattern in route.domains:
                 self._by_name.add(pattern.lower(), number)
+            for pattern in rule.listed.patterns if rule.listed is not None else ():
+                self._by_name.add(pattern, number)
             for cidr in route.cidrs:
                 self._by_cidr.add(cidr, number)
         elif route.clients:
@@ -173,6 +213,15 @@ class Router:
                 _file(self._by_port, port, number)
         elif self._always < 0:
             self._always = number
+
+    def _listed(self) -> list[tuple[RouteList, Bucket]]:
+        """The lists that are asked, each with the rules that it belongs to."""
+        found: dict[int, tuple[RouteList, Bucket]] = {}
+        for number, rule in enumerate(self._rules):
+            if rule.listed is not None and not rule.anywhere:
+                _, bucket = found.get(id(rule.listed), (rule.listed, ()))
+                found[id(rule.listed)] = rule.listed, (*bucket, number)
+        return list(found.values())
 
     def _first(self, host: str, packed: bytes | None, port: int, client: bytes) -> int:
         rules = self._rules
@@ -195,6 +244,8 @@ class Router:
             self._by_cidr.find(packed, found)
         else:
             self._by_name.find(host, found)
+        if self._by_list is not None:
+            self._by_list.find(host, packed, found)
         self._by_client.find(client, found)
         if port in self._by_port:
             found.append(self._by_port[port])
@@ -315,6 +366,18 @@ class _Labels:
                 for between, names in filed.items():
                     if _in_order(between, label, start, end):
                         names.find(head, found)
+
+
+def _fits(pattern: str, host: str, packed: bytes | None) -> bool:
+    """Whether one domain pattern alone names a target."""
+    if pattern == "*" or packed is not None:
+        return pattern == "*"
+    if not host.endswith(pattern.rpartition("*")[2].lstrip(".")):
+        return False  # as most; the rest is dearer
+    names, found = _Names(), list[Bucket]()
+    names.add(pattern, 0)
+    names.find(host, found)
+    return bool(found)
 
 
 def _in_order(pieces: tuple[str, ...], label: str, start: int, end: int) -> bool:

@@ -3,13 +3,14 @@
     state          handler      leaves it by
     -----------    ----------   -------------------------------------------------------
     reading        on_request   a whole request -> dialling, or a refusal -> lingering
+    logging in     on_waiting   right -> reading goes on; wrong -> lingering
     dialling       on_waiting   connected -> tunnel or HTTP exchange; failed -> lingering
     tunnel         Tunnel       both sides ended, a fault, idle, or the operator -> closed
     HTTP exchange  Forward      answered -> silent or closed; failed -> lingering
     silent         on_request   bytes -> reading; nothing for a minute -> closed
-    lingering      on_linger    the client has read its refusal -> closed
+    lingering      Linger       the client has read its refusal -> closed
 
-Each state has a deadline: `handshake` bounds reading, the backend bounds dialling, `idle`
+Each state has a deadline: `handshake` bounds reading and logging in, the backend bounds dialling, `idle`
 bounds a connection that moves nothing, `keepalive` bounds silence between two requests,
 `linger` bounds lingering. Whatever happens, `close` ends it once, with one `Reason`.
 """
@@ -17,22 +18,26 @@ bounds a connection that moves nothing, `keepalive` bounds silence between two r
 from __future__ import annotations
 
 from _socket import socket as Socket
-from socket import SHUT_WR, SO_LINGER, SOL_SOCKET
+from socket import SO_LINGER, SOL_SOCKET
 from struct import pack
+from typing import TYPE_CHECKING
 
 from .backends.base import Connecting
 from .dispatch import END, ERR, HUP, IN, Deadlines
 from .errors import ProtocolError, Reason
 from .forward import Forward
+from .linger import Linger
 from .plane import Plane
 from .relay import Half
 from .target import Target
 from .tunnel import Tunnel
+from .way import Way
 from .wire.http1 import HEAD_LIMIT
-from .wire.intake import Intake
+from .wire.intake import Intake, Login
 
-LINGER_READS = 16  # reads of a refused client's bytes in one turn
-LINGER_TOTAL = 30.0  # seconds that it may go on sending
+if TYPE_CHECKING:
+    from .listener import Listener
+    from .users import Check
 
 _RESET = pack("ii", 1, 0)  # linger on, 0 s: close sends RST
 
@@ -42,7 +47,7 @@ class Session(Intake):
 
     Args:
         plane: what all sessions share
-        pinned: what the listener takes, see `Intake`
+        listener: where it came in
         sock, fd: the client's socket, non-blocking
         client, client_ip, client_port: its address as 4 or 16 bytes and as text, its port
         refusal: why the client is only told no, or None
@@ -50,7 +55,10 @@ class Session(Intake):
     Attributes:
         id: of the connection, 0 before the path to the target stands
         host: target with port, "" before it is known
-        backend, route: names, "" before they are chosen
+        backend, route: names, "" before they are chosen; once the path stands `backend` is
+            what carries it, before that the route's, which may be a group
+        user: who logged in, "" for nobody
+        way: what carries it, once the path stands
         started: Unix time at which the path stood
         began: monotonic time of the same
         asked: monotonic time of the first byte of the present request
@@ -59,15 +67,18 @@ class Session(Intake):
     """
 
     __slots__ = (
-        "asked", "backend", "began", "client", "client_ip", "client_port", "dial",
+        "asked", "auth", "backend", "began", "check", "client", "client_ip", "client_port", "dial",
         "dialling", "down", "extra_received", "extra_sent", "fd", "forward", "host", "id", "moved",
         "noticed", "open", "plane", "policy", "refusal", "route", "sock", "started", "timer", "up",
+        "user", "way",
     )  # fmt: skip
+
+    way: Way
 
     def __init__(
         self,
         plane: Plane,
-        pinned: str,
+        listener: Listener,
         sock: Socket,
         fd: int,
         client: bytes,
@@ -75,9 +86,11 @@ class Session(Intake):
         client_port: int,
         refusal: Reason | None,
     ) -> None:
-        Intake.__init__(self, pinned)
+        Intake.__init__(self, listener.protocol)
         self.plane = plane
-        self.policy = plane.policy
+        self.policy = policy = plane.policy
+        self.auth = listener.auth
+        self.login = policy.users is not None and self.auth
         self.sock = sock
         self.fd = fd
         self.client = client
@@ -87,11 +100,12 @@ class Session(Intake):
         self.dialling = False
         self.open = True
         self.id = 0
-        self.host = self.backend = self.route = ""
+        self.host = self.backend = self.route = self.user = ""
         self.started = 0.0
         self.asked = self.began = plane.dispatcher.now
         self.noticed = 0
         self.moved = 0
+        self.check: Check | None = None
         self.dial: Connecting | None = None
         self.forward: Forward | None = None
         self.up: Half | None = None
@@ -168,8 +182,12 @@ class Session(Intake):
         """Take bytes of a request; True when that ended the state `reading`."""
         if not self.buffer and not self.greeted:
             self.asked = self.plane.dispatcher.now
-            self.policy = self.plane.policy
+            if self.policy is not self.plane.policy:
+                self._adopt_policy()
         self.buffer += data
+        return self._read_on()
+
+    def _read_on(self) -> bool:
         try:
             asked = self.read()
             while isinstance(asked, bytes):
@@ -181,6 +199,8 @@ class Session(Intake):
             if isinstance(asked, Target):
                 self.leave_http()
                 self.reach(asked)
+            elif isinstance(asked, Login):
+                self._log_in(asked)
             else:
                 if self.forward is None:
                     self.forward = Forward(self)
@@ -193,9 +213,48 @@ class Session(Intake):
             self.refuse(error.reason, error.args[0])
             return True
 
+    def _adopt_policy(self) -> None:
+        """The rules changed since the last request."""
+        self.policy = policy = self.plane.policy
+        self.login = policy.users is not None and self.auth
+        self.proved = b""
+        self.user = ""
+
     def forget(self) -> None:
         """The next request names its own target."""
         self.host = self.backend = self.route = ""
+
+    # Logging in.
+
+    def _log_in(self, login: Login) -> None:
+        """Have a name and a password looked at, which may take a while.
+
+        Raises:
+            ProtocolError: the client would be refused anyway
+        """
+        if self.refusal is not None:
+            raise ProtocolError(self.refusal, self.refusal.text)
+        users = self.plane.policy.users
+        if users is None:  # a reload did away with them
+            self.on_checked(None)
+            return
+        self.plane.dispatcher.handlers[self.fd] = self.on_waiting
+        self.user = login.name.decode("utf-8", "replace")
+        self.check = users.verify(login.name, login.password, self.client, self.on_checked)
+
+    def on_checked(self, reason: Reason | None) -> None:
+        """The login is right, or why not."""
+        self.check = None
+        if reason is not None:
+            self.user = ""
+            self.refuse(reason, reason.text)
+            return
+        reply = self.admitted()
+        if reply and not self.answer(reply):
+            return
+        self.plane.dispatcher.handlers[self.fd] = self.on_request
+        if not self._read_on() and self.noticed:
+            self.on_request(END)
 
     # Dialling.
 
@@ -219,25 +278,31 @@ class Session(Intake):
         self.backend = match.backend
         plane.dispatcher.handlers[self.fd] = self.on_waiting
         self.dialling = True
-        dial = policy.backends[match.backend].connect(target, self.client, self.on_dialled)
+        forward = self.forward is not None and self.forward.absolute
+        backend = policy.backends[match.backend]
+        dial = backend.connect(target, self.client, self.on_dialled, forward)
         if self.dialling:
             self.dial = dial
 
     def on_waiting(self, mask: int) -> None:
-        """The client did something while its target is being dialled."""
+        """The client did something while its login is looked at or its target dialled."""
         if mask & (ERR | HUP):
             self.close(Reason.CLIENT_GONE)
         else:
             self.noticed |= mask
 
-    def on_dialled(self, sock: Socket | None, mask: int, reason: Reason | None) -> None:
+    def on_dialled(
+        self, sock: Socket | None, mask: int, reason: Reason | None, way: Way | None
+    ) -> None:
         """The backend connected, or gave up."""
         self.dialling = False
         self.dial = None
-        if sock is None:
+        if sock is None or way is None:
             assert reason is not None
             self.refuse(reason, reason.text)
             return
+        self.way = way
+        self.backend = way.name
         dispatcher = self.plane.dispatcher
         fd = sock.fileno()
         owner = self.forward if self.protocol == "HTTP" and self.forward else Tunnel(self)
@@ -286,43 +351,10 @@ class Session(Intake):
             plane.record(self, method, self.host, status, 0, 0, reason)
 
     def linger(self, reply: bytes) -> None:
-        """Send the last bytes and wait until the client has them: a close with bytes unread
-        would send RST, which takes them away from it."""
-        plane = self.plane
+        """Send the last bytes and wait until the client has them."""
         self.leave_http()
         self.buffer = b""
-        self.began = plane.dispatcher.now
-        plane.dispatcher.handlers[self.fd] = self.on_linger
-        try:
-            if reply:
-                self.sock.send(reply)
-            self.sock.shutdown(SHUT_WR)
-        except OSError:
-            self.close(Reason.CLIENT_RESET)
-            return
-        self.on_linger(END)
-
-    def on_linger(self, mask: int) -> None:
-        """Throw away what the client still sends, until it ends or is quiet for a while."""
-        plane = self.plane
-        if plane.dispatcher.now - self.began <= LINGER_TOTAL:
-            self.wait(plane.linger)
-        for _ in range(LINGER_READS):
-            try:
-                data = self.sock.recv(65536)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self.close(Reason.CLOSED)
-                return
-        plane.dispatcher.again(self.linger_on)
-
-    def linger_on(self) -> None:
-        """Others had their turn."""
-        if self.open:
-            self.on_linger(END)
+        Linger(self, reply)
 
     # Deadlines.
 
@@ -406,6 +438,9 @@ class Session(Intake):
         self.open = False
         plane = self.plane
         self.wait(None)
+        if self.check is not None:
+            self.check.cancel()
+            self.check = None
         if self.dialling:
             self.dialling = False
             if self.dial is not None:
@@ -428,8 +463,8 @@ class Session(Intake):
         self.close(Reason.INTERNAL)
 
     def wants(self, fd: int) -> int:
-        """For the portable selector: a dialling session rests, all others read."""
-        return 0 if self.dialling else IN
+        """For the portable selector: who waits for an answer rests, all others read."""
+        return 0 if self.dialling or self.check is not None else IN
 
 
 def _reset(sock: Socket) -> None:

@@ -24,6 +24,11 @@ def printable(text: str) -> str:
     )
 
 
+def objects(rows: object) -> list[Object]:
+    """The objects in what should be a list of them."""
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
 def json_text(value: object) -> str:
     """One line of JSON, as harmless as `printable`, and still JSON."""
     text = msgspec.json.encode(value).decode()
@@ -93,6 +98,8 @@ def value(data: object, key: str = "") -> str:
             return size(data)
         if key in ("uptime", "age"):
             return span(data)
+        if key.endswith("_ms"):
+            return f"{data:g} ms"
         return str(data)
     if isinstance(data, list):
         return ", ".join(value(item) for item in data) or "-"
@@ -116,6 +123,52 @@ def pairs(data: Mapping[str, object]) -> str:
 
     add("", data)
     return table((), rows)
+
+
+def route(answer: Object) -> str:
+    """What a request would meet: where it would go, or why not; then all routes with theirs."""
+    host, port = str(answer.get("host")), answer.get("port")
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    told = f"{printable(where)} for {value(answer.get('client_ip'))}"
+    if answer.get("allowed") is not True:
+        lines = [f"{told} is refused: {value(answer.get('message'))}"]
+    else:
+        lines = [f"{told} takes the route {value(answer.get('route'))}."]
+    backend = answer.get("backend")
+    if isinstance(backend, dict):
+        lines.append(f"Backend: {_state(backend)}")
+        ways = objects(answer.get("carriers"))
+        if [way.get("name") for way in ways] != [backend.get("name")]:
+            lines += [f"  {at}. {_state(way)}" for at, way in enumerate(ways, 1)]
+    rows = [
+        [value(row.get(key)) for key in ("route", "backend", "pattern", "why")]
+        for row in objects(answer.get("candidates"))
+    ]
+    return "\n".join([*lines, "", table(("ROUTE", "BACKEND", "MATCHES", "WHY"), rows)])
+
+
+def _state(backend: Object) -> str:
+    name, kind, state, reason = (
+        value(backend.get(key)) for key in ("name", "type", "state", "reason")
+    )
+    return f"{name} ({kind}) is {state}: {reason}"
+
+
+def change(answer: Object) -> str:
+    """What a reload did, in sentences."""
+    sections = answer.get("changed_sections")
+    lines = [f"Changed: {value(sections)}." if sections else "Nothing changed."]
+    if answer.get("requires_restart") is True:
+        lines.append("Some of it takes effect with a restart of the daemon only.")
+    numbers = {key: value(answer.get(key)) for key in ("kept", "moved", "denied", "closed")}
+    lines.append(f"Connections: {numbers['kept']} go on, {numbers['closed']} were closed.")
+    if numbers["moved"] not in ("-", "0"):
+        lines.append(f"{numbers['moved']} of them would take another backend if they began now.")
+    if numbers["denied"] not in ("-", "0", numbers["closed"]):
+        lines.append(
+            f"{numbers['denied']} of them the new rules would refuse; --enforce closes those."
+        )
+    return "\n".join(lines)
 
 
 def event(message: Object) -> str:

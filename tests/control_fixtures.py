@@ -14,15 +14,27 @@ from typing import Any, TypeVar
 import msgspec
 
 from bifrost_lite.api import Control
+from bifrost_lite.api.context import Change
+from bifrost_lite.backends.base import Backend
 from bifrost_lite.config.schema import Control as ControlSettings
 from bifrost_lite.config.schema import Settings
 from bifrost_lite.dispatch import Dispatcher, Loop, make_dispatcher
-from bifrost_lite.errors import Reason
-from bifrost_lite.events import BackendHealth, ConnectionNew
+from bifrost_lite.errors import BindError, ConfigError, Reason
+from bifrost_lite.events import (
+    BackendHealth,
+    ConfigChange,
+    ConfigFault,
+    ConfigRejected,
+    ConnectionNew,
+    Data,
+)
 from bifrost_lite.hub import Hub
+from bifrost_lite.load import parse_config, read_file
 from bifrost_lite.records import Finished
 from bifrost_lite.ring import Ring
+from bifrost_lite.route import Router
 from bifrost_lite.sse import Logs
+from bifrost_lite.store import Store, revision
 
 T = TypeVar("T")
 SOON = 10.0  # seconds in which what a test waits for must happen
@@ -59,10 +71,79 @@ class FakeListener(msgspec.Struct):
     open: bool = True
 
 
+class FakePolicy:
+    """The rules in force, as the control plane sees them."""
+
+    def __init__(self) -> None:
+        self.router = Router(())
+        self.backends: dict[str, Backend] = {}
+
+
+class FakeHouse:
+    """The configuration, as the control plane sees it; a test may put its own in the place."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.path: str | None = None
+        self.store: Store | None = None
+        self.revision = ""
+        self.reloads: list[bool] = []
+        self.change = Change([], False, 0, 0, 0, 0)
+        self.fault: Exception | None = None
+
+    async def reload(self, enforce: bool = False) -> Change:
+        self.reloads.append(enforce)
+        if self.fault is not None:
+            raise self.fault
+        return self.change
+
+    async def preview(self, text: bytes) -> Change:
+        if self.fault is not None:
+            raise self.fault
+        return self.change
+
+
+class FileHouse(FakeHouse):
+    """A configuration in a file that is really read and written; in force it is at once.
+
+    Attributes:
+        fault: by what the next reloads fail
+    """
+
+    def __init__(self, path: str, publish: Callable[[str, Data], None]) -> None:
+        raw = read_file(path)
+        super().__init__(parse_config(raw))
+        self.path = path
+        self.store = Store(path)
+        self.revision = revision(raw)
+        self.publish = publish
+
+    async def reload(self, enforce: bool = False) -> Change:
+        self.reloads.append(enforce)
+        try:
+            raw = read_file(str(self.path))
+            change = await self.preview(raw)
+            if self.fault is not None:
+                raise self.fault
+        except (ConfigError, BindError) as error:
+            self.publish("config.rejected", ConfigRejected([ConfigFault("", "", str(error))]))
+            raise
+        self.settings, self.revision = parse_config(raw), revision(raw)
+        self.publish("config.reload", ConfigChange(change.changed, change.restart))
+        return change
+
+    async def preview(self, text: bytes) -> Change:
+        new, old = parse_config(text), self.settings
+        keys = Settings.__struct_fields__
+        changed = [key for key in keys if getattr(new, key) != getattr(old, key)]
+        return self.change._replace(changed=changed, restart="control" in changed)
+
+
 class FakePlane:
     """The data plane, as the control plane sees it."""
 
     def __init__(self) -> None:
+        self.policy = FakePolicy()
         self.connections: dict[int, FakeSession] = {}
         self.closed: list[tuple[int, Reason]] = []
         self.listeners = [FakeListener()]
@@ -86,10 +167,10 @@ class Daemon:
 
     Attributes:
         port: of its first address
-        plane, hub, logs, requests, control: its parts; touch them through `do`
+        plane, hub, logs, requests, house, control: its parts; touch them through `do`
     """
 
-    def __init__(self, settings: Settings, dispatcher: Dispatcher) -> None:
+    def __init__(self, settings: Settings, dispatcher: Dispatcher, path: str | None) -> None:
         self.loop = Loop(dispatcher)
         self.plane = FakePlane()
         self.hub = Hub(self.loop, settings.control)
@@ -97,8 +178,9 @@ class Daemon:
         self.hub.health = lambda: [DIRECT]
         self.logs = Logs(self.loop, settings.log.ring, settings.control.max_subscribers)
         self.requests: Ring[Finished] = Ring(settings.log.requests)
+        self.house = FileHouse(path, self.hub.publish) if path else FakeHouse(settings)
         self.control = Control(
-            self.loop, settings, self.plane, self.hub, self.logs, self.requests, Own()
+            self.loop, settings, self.plane, self.hub, self.logs, self.requests, Own(), self.house
         )
         try:
             self.control.start()
@@ -185,6 +267,11 @@ class Daemon:
         head = "\r\n".join((f"{method} {path} HTTP/1.1", *fields, "Connection: close", "\r\n"))
         return Answer(self.raw(head.encode("latin-1") + body))
 
+    def send(self, method: str, path: str, document: object, *headers: str) -> Answer:
+        """The same with a body of JSON."""
+        body = json.dumps(document).encode()
+        return self.get(path, "Content-Type: application/json", *headers, method=method, body=body)
+
 
 class Answer:
     """A parsed HTTP answer."""
@@ -256,10 +343,13 @@ def read_until(sock: socket.socket, mark: bytes) -> bytes:
 
 @contextmanager
 def running(dispatcher: Dispatcher | None = None, **keys: Any) -> Iterator[Daemon]:
-    """A control plane on a free port of 127.0.0.1; `keys` are of the section `control`."""
-    log = keys.pop("log", Settings().log)
+    """A control plane on a free port of 127.0.0.1; `keys` are of the section `control`.
+
+    With `path` it shows and edits the configuration in that file, without being run by it.
+    """
+    log, path = keys.pop("log", Settings().log), keys.pop("path", None)
     control = ControlSettings(**({"listen": ("127.0.0.1:0",)} | keys))
-    daemon = Daemon(Settings(control=control, log=log), dispatcher or make_dispatcher())
+    daemon = Daemon(Settings(control=control, log=log), dispatcher or make_dispatcher(), path)
     try:
         yield daemon
     finally:

@@ -29,7 +29,9 @@ import pytest
 from bifrost_lite import relay
 from bifrost_lite.backends.base import Backend
 from bifrost_lite.backends.direct import Direct
-from bifrost_lite.dial import Attempt, Dial, Dialler
+from bifrost_lite.condition import Condition
+from bifrost_lite.counters import Counters
+from bifrost_lite.dial import Attempt, Dial, Dialler, Guard, Resolver
 from bifrost_lite.dispatch import Dispatcher, EpollDispatcher, Loop, PollDispatcher
 from bifrost_lite.errors import Reason
 from bifrost_lite.events import ConnectionClose, ConnectionFailed, ConnectionNew, Data
@@ -42,6 +44,8 @@ from bifrost_lite.route import Router as Routes
 from bifrost_lite.session import Session
 from bifrost_lite.target import pack
 from bifrost_lite.tunnel import Tunnel
+from bifrost_lite.users import Users
+from bifrost_lite.way import Way
 
 T = TypeVar("T")
 
@@ -285,6 +289,24 @@ def anything(address: bytes, port: int) -> Reason | None:
     return None
 
 
+def way(dispatcher: Dispatcher, name: str = "direct", type: str = "direct") -> Way:
+    """A way that nobody has used, whose condition nothing changes."""
+    return Way(name, type, dispatcher, Counters(), Condition(lambda condition: None))
+
+
+def direct(
+    dispatcher: Dispatcher,
+    resolver: Resolver,
+    guard: Guard = anything,
+    name: str = "direct",
+    **settings: Any,
+) -> Direct:
+    """A backend that dials, `settings` as for `Dialler`."""
+    mine = way(dispatcher, name)
+    dialler = Dialler(dispatcher, resolver, guard, way=mine, **settings)
+    return Direct(mine, dialler, Dialler(dispatcher, resolver, anything, **settings))
+
+
 class Proxy:
     """A running data plane; a context manager.
 
@@ -324,6 +346,7 @@ class Proxy:
         family: str = "auto",
         source: str = "",
         upgrades: bool = False,
+        users: Users | None = None,
     ) -> None:
         self._stack = ExitStack()
         self._descriptors = len(os.listdir("/proc/self/fd"))
@@ -341,17 +364,19 @@ class Proxy:
         self.dispatcher = selector()
         self.loop = Loop(self.dispatcher)
         self.loop.set_exception_handler(self._log.fault)
-        self.dialler = Dialler(
-            self.dispatcher, self.names, guard, seconds=connect, family=family, source=source
-        )
+        if backend is None:
+            backend = direct(
+                self.dispatcher, self.names, guard, seconds=connect, family=family, source=source
+            )
         policy = Policy(
             router or Routes(()),
-            {"direct": backend or Direct("direct", self.dialler)},
+            {"direct": backend},
             allow,
             deny,
             max_connections,
             max_per_client,
             via,
+            users,
         )
         self.plane = Plane(
             self.dispatcher,

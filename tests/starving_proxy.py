@@ -10,14 +10,12 @@ import os
 import resource
 import sys
 
-from bifrost_lite.backends.direct import Direct
-from bifrost_lite.dial import Dialler
 from bifrost_lite.dispatch import EpollDispatcher, Loop, PollDispatcher
 from bifrost_lite.errors import Reason
 from bifrost_lite.listener import Listener
 from bifrost_lite.plane import Plane, Policy
 from bifrost_lite.route import Router
-from tests.plane_kit import Names, anything
+from tests.plane_kit import Names, direct
 
 
 class Counted(Listener):
@@ -37,8 +35,8 @@ def main(selector: str, spare: int) -> None:
     dispatcher = EpollDispatcher() if selector == "epoll" else PollDispatcher()
     loop = Loop(dispatcher)
     events: list[str] = []
-    dialler = Dialler(dispatcher, Names(), anything)
-    policy = Policy(Router(()), {"direct": Direct("direct", dialler)}, (), (), 1000, 1000, False)
+    backends = {"direct": direct(dispatcher, Names())}
+    policy = Policy(Router(()), backends, (), (), 1000, 1000, False)
     plane = Plane(
         dispatcher, policy, lambda kind, _: events.append(kind), lambda _: None, 60.0, 600.0
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import build, goals, imports, machine, report, targets
+from bench import build, goals, imports, lookups, machine, report, targets
 from bench.cases import Case, Job, Sample, plan
 from bench.goals import Figures, Goal, verdict
 from bench.measure import Bench
@@ -302,6 +302,26 @@ def test_imports_form_a_tree() -> None:
     assert asyncio.own == 740
     names = [name for name, _, _ in imports.outline([interpreter, asyncio])]
     assert names == ["(interpreter)", "asyncio", "  asyncio.base", "  asyncio.tasks"]
+
+
+class TestLookups:
+    def test_sample(self) -> None:
+        sample = lookups.sample("us", ROOT, sys.executable, PACKAGES, None, 0, 0.01)
+        assert not sample.failed
+        assert min(sample.values[name] for name in ("few", "many", "list")) > 0
+        assert sample.values["many_cost"] == pytest.approx(
+            sample.values["few"] / sample.values["many"]
+        )
+        text = report.text([sample], [TestPlan.us], ["us"])
+        (row,) = (line for line in text.splitlines() if line.startswith("| us "))
+        assert row.count("-") == 0
+        assert "a route of 10,000 patterns to 10" in text
+
+    def test_a_checkout_without_it(self, tmp_path: Path) -> None:
+        sample = lookups.sample("us", tmp_path, sys.executable, PACKAGES, None, 0, 0.01)
+        assert "bifrost_lite" in sample.failed
+        sample = lookups.sample("us", ROOT, "/nonexistent", PACKAGES, None, 0, 0.01)
+        assert "No such file" in sample.failed
 
 
 def test_recorder(programs: Path, tmp_path: Path) -> None:

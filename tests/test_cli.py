@@ -17,6 +17,7 @@ from bifrost_lite import cli
 from bifrost_lite.config.schema import Settings
 from bifrost_lite.errors import BindError
 from bifrost_lite.options import Args, UsageError, number, parse
+from bifrost_lite.store import revision
 
 PROGRAM = [sys.executable, "-m", "bifrost_lite"]
 NAMES = [command.name for command in cli.COMMANDS]
@@ -80,6 +81,11 @@ def test_no_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--uci", "bifrost"], "--uci is not built in this version"),
         (["events", "--since", "x"], "--since takes a number"),
         (["logs", "--tail", "0"], "--tail takes a number from 1"),
+        (["route"], "route takes HOST"),
+        (["route", "a", "--port", "0"], "--port takes a number from 1 to 65535"),
+        (["reload", "now"], "reload takes no argument"),
+        (["passwd", "secret"], "passwd takes no argument"),
+        (["passwd", "--iterations", "x"], "--iterations takes a number"),
         (["logs", "--level", "loud"], "--level takes one of debug, info, warn, error"),
     ],
 )
@@ -130,12 +136,16 @@ class Started:
         self.settings = Settings()
         self.path: str | None = "never started"
         self.level: str | None = None
+        self.revision = "never started"
         self._error = error
         module = SimpleNamespace(run=self._run)
         monkeypatch.setitem(sys.modules, "bifrost_lite.daemon", module)
 
-    def _run(self, settings: Settings, path: str | None, level: str | None) -> int:
+    def _run(
+        self, settings: Settings, path: str | None, level: str | None, revision: str
+    ) -> int:
         self.settings, self.path, self.level = settings, path, level
+        self.revision = revision
         if self._error is not None:
             raise self._error
         return 0
@@ -150,7 +160,7 @@ def test_run_without_options_is_the_built_in_configuration(
     started = Started(monkeypatch)
     assert cli.main(["run"]) == 0
     assert started.settings == Settings()
-    assert started.path is None
+    assert (started.path, started.revision) == (None, "")
 
 
 @pytest.mark.parametrize(
@@ -187,6 +197,7 @@ def test_run_with_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert started.listeners() == [("127.0.0.1", 1080, "auto")]
     assert started.level == "warn"
     assert started.path == str(path)
+    assert started.revision == revision(path.read_bytes())
 
 
 def test_run_refuses_a_bad_file(
@@ -269,6 +280,35 @@ def test_check_shows_the_memory_budget(tmp_path: Path, capsys: pytest.CaptureFix
     told = json.loads(capsys.readouterr().out)
     assert told["valid"] is True
     assert all(size > 0 for size in told["memory"].values())
+
+
+def test_check_reads_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('[[routes]]\nlist = "ads.txt"\nbackend = "direct"\n', encoding="utf-8")
+    assert cli.main(["check", str(path)]) == 3
+    assert capsys.readouterr().out.startswith(f"{path}: routes[0].list: got 'ads.txt', there is no")
+    (tmp_path / "ads.txt").write_text("a.example\nb c\n", encoding="utf-8")
+    assert cli.main(["check", str(path)]) == 3
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("ads.txt' line 2: expected one name or network a line")
+    (tmp_path / "ads.txt").write_text("a.example\n.b.example\n", encoding="utf-8")
+    assert cli.main(["check", str(path)]) == 0
+    assert "2 entries of lists" in capsys.readouterr().out
+
+
+# passwd
+
+
+def test_passwd_hashes_what_comes_by_a_pipe() -> None:
+    result = subprocess.run(
+        [*PROGRAM, "passwd", "--iterations", "1000", "--json"],
+        input="secret\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["password_hash"].startswith("pbkdf2-sha256$1000$")
 
 
 # The process

@@ -53,7 +53,7 @@ class StandIn:
             with connection:
                 connection.settimeout(20)
                 request = b""
-                while b"\r\n\r\n" not in request and (data := connection.recv(65536)):
+                while not self._whole(request) and (data := connection.recv(65536)):
                     request += data
                 self.requests.append(request)
                 try:
@@ -62,6 +62,13 @@ class StandIn:
                         connection.recv(1)  # until the client leaves
                 except OSError:
                     continue
+
+    @staticmethod
+    def _whole(request: bytes) -> bool:
+        """Whether head and body are there."""
+        head, end, body = request.partition(b"\r\n\r\n")
+        _, _, length = head.partition(b"\r\nContent-Length: ")
+        return bool(end) and len(body) == int(length.partition(b"\r\n")[0] or 0)
 
     def __enter__(self) -> StandIn:
         self._thread.start()
@@ -250,7 +257,9 @@ def test_logs(reach: RealDaemon, capsys: Capture) -> None:
     assert len(capsys.readouterr().out.splitlines()) == len(entries)
 
 
-@pytest.mark.parametrize("command", ["status", "connections", "events", "logs"])
+@pytest.mark.parametrize(
+    "command", ["status", "connections", "backends", "reload", "events", "logs"]
+)
 def test_wrong_tokens(
     command: str, reach: RealDaemon, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -359,6 +368,39 @@ def test_the_request(capsys: Capture) -> None:
     assert f"Host: {host}" in lines
     assert "Authorization: Bearer secret" in lines
     assert capsys.readouterr().out == "closed a b\n"
+
+
+def test_a_request_with_a_body(capsys: Capture) -> None:
+    with StandIn(answer(b"{}")) as other:
+        assert cli.main(["reload", "--enforce", "--url", other.url]) == 0
+    head, _, body = other.requests[0].decode().partition("\r\n\r\n")
+    lines = head.split("\r\n")
+    assert lines[0] == "POST /api/v1/config/reload HTTP/1.1"
+    assert "Content-Type: application/json" in lines
+    assert f"Content-Length: {len(body)}" in lines
+    assert json.loads(body) == {"enforce": True}
+
+
+@pytest.mark.parametrize(
+    ("errors", "status", "told"),
+    [
+        ([{"section": "a\x1b", "field": "b", "message": "m", "line": 3}], 3, r"line 3: a\x1b.b: m"),
+        ([{"section": "", "field": "", "message": ""}, {}], 3, "Bad."),
+        ([], 1, "Bad."),
+        ("none", 1, "answered 422"),
+        ([{"line": "x"}], 1, "answered 422"),
+    ],
+)
+def test_a_rejected_configuration(
+    errors: object, status: int, told: str, capsys: Capture
+) -> None:
+    body = json.dumps({"error": "config_rejected", "message": "Bad.", "errors": errors})
+    with StandIn(answer(body.encode(), 422)) as other:
+        assert cli.main(["reload", "--url", other.url]) == status
+    out, err = capsys.readouterr()
+    assert not out
+    assert told in err
+    assert err.replace("\n", "").isprintable()
 
 
 def test_log_lines_are_put_together_from_pieces() -> None:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from bifrost_lite import commands
-from bifrost_lite.client import ClientError, NotRunning
-from bifrost_lite.options import FAILED, NOT_RUNNING, OK, Args, UsageError
+from bifrost_lite.client import ClientError, NotRunning, Rejected
+from bifrost_lite.errors import Fault
+from bifrost_lite.options import BAD_CONFIG, FAILED, NOT_RUNNING, OK, Args, UsageError
 
-Asked = list[tuple[str, str, dict[str, str] | None]]
+Asked = list[tuple[str, str, object]]
 
 
 class StandIn:
@@ -28,8 +29,15 @@ class StandIn:
         self.found = (url, token)
         return self
 
-    def call(self, method: str, path: str, query: dict[str, str] | None = None) -> bytes:
-        self.asked.append((method, path, query))
+    def call(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: object = None,
+        patience: float = 0.0,
+    ) -> bytes:
+        self.asked.append((method, path, query if body is None else body))
         answer = self.answers[path.strip("/").partition("/")[0]]
         if isinstance(answer, Exception):
             raise answer
@@ -97,6 +105,85 @@ def test_close(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == "closed ../7?x\n{}\n"
     assert [path for _, path, _ in daemon.asked] == ["/connections/..%2F7%3Fx", "/connections/7"]
     assert {method for method, _, _ in daemon.asked} == {"DELETE"}
+
+
+BACKEND = {
+    "name": "wg", "type": "interface", "healthy": True, "state": "up", "reason": "evil\x1b[2J",
+    "stats": {"active_connections": 2, "total_connections": 7, "bytes_sent": 2048,
+              "bytes_received": 3, "errors": 1, "latency_ms": 12.5},
+}  # fmt: skip
+
+
+def test_backends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    StandIn(monkeypatch, backends=json.dumps([BACKEND, "no object", {"stats": 7}]).encode())
+    assert commands.run("backends", args()) == OK
+    head, row, empty = capsys.readouterr().out.splitlines()
+    assert head.split() == [
+        "NAME", "TYPE", "STATE", "ACTIVE", "TOTAL", "SENT", "RECEIVED", "ERRORS", "LATENCY",
+        "REASON",
+    ]  # fmt: skip
+    assert row.split() == [
+        "wg", "interface", "up", "2", "7", "2.0", "KiB", "3", "B", "1", "12.5", "ms",
+        r"evil\x1b[2J",
+    ]  # fmt: skip
+    assert set(empty.split()) == {"-"}
+    assert commands.run("backends", args(json="")) == OK
+    assert json.loads(capsys.readouterr().out)[0] == BACKEND
+
+
+@pytest.mark.parametrize("answer", [b"{}", b'{"backends":[]}', b"7", b"[" * 100000])
+def test_strange_backends(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    StandIn(monkeypatch, backends=answer)
+    assert commands.run("backends", args()) == FAILED
+
+
+def test_route(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    daemon = StandIn(monkeypatch, routes=b'{"host":"a.example","port":80,"allowed":false}')
+    assert commands.run("route", args("A.Example", **{"from": "::1", "port": "80"})) == OK
+    assert capsys.readouterr().out.startswith("a.example:80 for - is refused: -\n")
+    assert commands.run("route", args("a\udcff", json="")) == OK
+    assert json.loads(capsys.readouterr().out)["port"] == 80
+    assert daemon.asked == [
+        ("POST", "/routes/test", {"host": "A.Example", "port": 80, "client_ip": "::1"}),
+        ("POST", "/routes/test", {"host": "a\ufffd"}),
+    ]
+
+
+def test_reload(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = b'{"changed_sections":["routes"],"kept":2,"closed":0}'
+    daemon = StandIn(monkeypatch, config=answer)
+    assert commands.run("reload", args()) == OK
+    assert capsys.readouterr().out == (
+        "Changed: routes.\nConnections: 2 go on, 0 were closed.\n"
+    )
+    assert commands.run("reload", args(enforce="", json="")) == OK
+    assert json.loads(capsys.readouterr().out)["kept"] == 2
+    assert daemon.asked == [
+        ("POST", "/config/reload", {"enforce": False}),
+        ("POST", "/config/reload", {"enforce": True}),
+    ]
+
+
+def test_a_reload_that_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults = [
+        Fault("routes[0]", "backend", "there is no backend 'x\x1b'", 7),
+        Fault("listen", "", "taken"),
+    ]
+    StandIn(monkeypatch, config=Rejected("It has faults.\x1b", faults))
+    assert commands.run("reload", args()) == BAD_CONFIG
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.splitlines() == [
+        r"bifrost-lite: It has faults.\x1b",
+        r"line 7: routes[0].backend: there is no backend 'x\x1b'",
+        "listen: taken",
+    ]
+    assert commands.run("reload", args(json="")) == BAD_CONFIG
+    told = json.loads(capsys.readouterr().out)
+    assert [fault["line"] for fault in told["errors"]] == [7, 0]
+    assert told["message"] == "It has faults.\x1b"
 
 
 def test_events(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

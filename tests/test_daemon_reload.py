@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bifrost_lite.build import prepare
 from bifrost_lite.config.convert import convert
 from bifrost_lite.daemon import Daemon as InProcess
 from bifrost_lite.dispatch import Loop, make_dispatcher
@@ -321,7 +322,7 @@ BROKEN: dict[str, dict[str, Section]] = {
         "frobnicate": {"x": 1},
     },
     "open": {"listen": [{"name": "all", "address": "0.0.0.0", "port": 0}], "access": {"allow": []}},
-    "unbuilt": {"backends": [{"name": "wg", "type": "interface", "device": "wg0"}]},
+    "unbuilt": {"pac": {"enabled": True}},
 }
 
 
@@ -405,7 +406,7 @@ def test_a_refused_reload_is_taken_back_whole() -> None:
     control = {"listen": ["127.0.0.1:0"]}
     before = convert({"listen": listen, "control": control})
     loop = Loop(make_dispatcher())
-    daemon = InProcess(loop, before, None, None)
+    daemon = InProcess(loop, prepare(before, None), None, "", None)
     try:
         daemon.start()
         deadlines = len(loop.dispatcher.deadlines)
@@ -414,9 +415,9 @@ def test_a_refused_reload_is_taken_back_whole() -> None:
             resolver = {"servers": ["127.0.0.1:9"]}
             sections = {"listen": [*listen, taken], "control": control, "resolver": resolver}
             with pytest.raises(BindError):
-                daemon._swap(convert(sections))
+                daemon.apply(prepare(convert(sections), None), ["listen", "resolver"])
         assert len(loop.dispatcher.deadlines) == deadlines
-        assert daemon.settings is before
+        assert daemon.reloader.settings is before
     finally:
         loop.run_until_complete(daemon._stop())
         loop.close()

@@ -15,6 +15,7 @@ from bifrost_lite.dial import ADDRESS_LIMIT, Dial, Dialler, _take_turns
 from bifrost_lite.dispatch import Dispatcher
 from bifrost_lite.errors import Reason
 from bifrost_lite.target import parse_authority, unpack
+from bifrost_lite.way import Way
 from tests.plane_kit import (
     Names,
     Origin,
@@ -65,7 +66,9 @@ class Bench:
         target = parse_authority(f"{host}:{port}".encode(), None)
         return Dial(self.dialler(**settings), target, self.finished)
 
-    def finished(self, sock: socket.socket | None, mask: int, reason: Reason | None) -> None:
+    def finished(
+        self, sock: socket.socket | None, mask: int, reason: Reason | None, way: Way | None
+    ) -> None:
         if sock is not None:
             self.dispatcher.handlers[sock.fileno()] = self.quiet
         self.results.append((sock, mask, reason))

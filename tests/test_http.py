@@ -242,6 +242,47 @@ def test_body_too_large(daemon: Daemon) -> None:
     assert Answer(daemon.raw(announced)).status == 413
 
 
+def large(size: int, *framing: str) -> bytes:
+    """The start of a call that may have a large body."""
+    framing = framing or (f"Content-Length: {size}",)
+    fields = ("Content-Type: application/json", "Connection: close", *framing)
+    return request("/api/v1/config/validate", *fields, method="POST")
+
+
+@pytest.mark.parametrize("end", ["served", "gone", "refused"])
+def test_one_large_body_at_a_time(daemon: Daemon, end: str) -> None:
+    body = b'{"config": {}}'.ljust(100_000)
+    chunked = large(0, "Transfer-Encoding: chunked") + b"186a0\r\n" + body + b"\r\n0\r\n\r\n"
+    server = daemon.control._server
+    with daemon.connect() as first:
+        first.sendall(large(len(body)) + body[:-1])
+        daemon.wait(lambda: server._large is not None)
+        for second in (large(len(body)) + body, chunked):
+            answer = Answer(daemon.raw(second))
+            assert (answer.status, answer.json["error"]) == (503, "busy")
+            assert answer.headers["retry-after"] == "1"
+        # Small ones are as welcome as ever.
+        assert Answer(daemon.raw(large(14) + body[:14])).json["valid"] is True
+        if end == "served":
+            first.sendall(b" ")
+            assert Answer(read_all(first)).json["valid"] is True
+        elif end == "refused":
+            first.sendall(b"x")
+            assert Answer(read_all(first)).status == 400
+    daemon.wait(lambda: server._large is None)
+    for second in (large(len(body)) + body, chunked):
+        assert Answer(daemon.raw(second)).json["valid"] is True
+    assert server._large is None
+
+
+def test_large_bodies_have_a_limit_too(daemon: Daemon) -> None:
+    assert Answer(daemon.raw(large(2**20 + 1))).status == 413
+    chunked = large(0, "Transfer-Encoding: chunked") + b"100001\r\n" + b" " * (2**20 + 1)
+    assert Answer(daemon.raw(chunked)).status == 413
+    assert Answer(daemon.raw(large(2**20) + b'{"config": {}}'.ljust(2**20))).status == 200
+    assert daemon.control._server._large is None
+
+
 def test_curl_reads_the_refusal_of_a_large_body(daemon: Daemon) -> None:
     done = subprocess.run(
         ["curl", "-sS", "-X", "POST", "--data-binary", "@-", "-w", "%{http_code}",

@@ -15,13 +15,15 @@ NAME = PACKAGE.name
 
 # Lowest first; a module may import from its own floor and those below.
 FLOORS = {
-    "words": "errors target events records",
-    "pure": """names wire wire.* config config.* route acl passwd throttle counters ring pac metrics
+    "words": "errors target events records sha256",
+    "pure": """names wire wire.* config config.* route acl passwd throttle counters condition lists ring pac
+        metrics
         mesh mesh.*""",
-    "plane": """dispatch relay resolve query system dial session tunnel forward plane listener
-        udp netlink backends backends.*""",
-    "control": "control accept hub fanout websocket sse http rest api api.* health auth",
-    "house": "daemon load log cli options commands client show openwrt openwrt.* __main__",
+    "plane": """dispatch way relay resolve query system dial session linger tunnel forward plane listener
+        users udp netlink links wireguard backends backends.*""",
+    "control": """control accept hub fanout websocket sse http rest api api.* health check
+        auth""",
+    "house": "daemon build reload judge store load log cli options commands client show password openwrt openwrt.* __main__",
 }
 # What the two lowest floors have no use for: sockets, loops, clocks, files.
 IMPURE = re.compile(r"asyncio|selectors|select|threading|subprocess|signal|pathlib|io|shutil")

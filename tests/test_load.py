@@ -1,4 +1,4 @@
-"""Reading a configuration from a file, and the sum of its bounds."""
+"""Reading a configuration and its lists from files, and the sum of its bounds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from bifrost_lite.config.schema import Control, Limits, Listen, Log, Route, Settings
+from bifrost_lite import lists
+from bifrost_lite import load as module
+from bifrost_lite.config.schema import Control, Limits, Listen, Log, Route, Settings, User
 from bifrost_lite.errors import ConfigError, Fault
-from bifrost_lite.load import MAX_FILE, load, memory_budget
+from bifrost_lite.lists import RouteList
+from bifrost_lite.load import (
+    MAX_FILE,
+    load,
+    load_lists,
+    memory_budget,
+    parse_config,
+    read_file,
+)
 
 
 @pytest.fixture
@@ -128,6 +138,7 @@ def test_a_budget_names_what_it_counts() -> None:
         Settings(control=Control(token="your-token")),
         Settings(routes=(Route(domains=("a.example",)),)),
         Settings(routes=(Route(cidrs=("10.0.0.0/8",)),)),
+        Settings(users=(User(name="me"),)),
     ],
 )
 def test_what_costs_more_counts_more(more: Settings) -> None:
@@ -152,3 +163,168 @@ def test_a_pipe_is_no_configuration(tmp_path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(ConfigError, match="not a regular file"):
         load(str(path))
+
+
+def test_a_configuration_that_came_otherwise() -> None:
+    assert parse_config(b"[http]\nvia = true\n").http.via
+    assert parse_config(b"") == Settings()
+    for raw in (b"[http", b"\xff", b"\xef\xbb\xbf"):
+        with pytest.raises(ConfigError):
+            parse_config(raw)
+
+
+def test_bytes_of_a_file(file: Path) -> None:
+    file.write_bytes(b"\xff[")  # judged by `parse_config`
+    assert read_file(str(file)) == b"\xff["
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_file(str(file) + "x")
+
+
+# Lists of routes.
+
+
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for /etc/bifrost/lists; the configuration is in another directory."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr(module, "LISTS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, shared: Path) -> Path:
+    return tmp_path / "here"
+
+
+def settings(*names: str) -> Settings:
+    routes = (Route(name=f"r{i}", list=name, backend="b") for i, name in enumerate(names))
+    return Settings(routes=tuple(routes))
+
+
+def read(here: Path, *names: str) -> dict[str, RouteList]:
+    return load_lists(settings(*names), str(here / "bifrost.toml"))
+
+
+def faults(here: Path, *names: str) -> list[tuple[str, str, str]]:
+    with pytest.raises(ConfigError) as caught:
+        read(here, *names)
+    return [(fault.section, fault.field, fault.message) for fault in caught.value.faults]
+
+
+def message(here: Path, name: str) -> str:
+    ((section, field, told),) = faults(here, name)
+    assert (section, field) == ("routes[0]", "list")
+    return told
+
+
+def test_without_lists_nothing_is_read() -> None:
+    assert load_lists(Settings(), None) == {}
+    assert load_lists(settings("", ""), "/nonexistent/bifrost.toml") == {}
+    off = Route(name="off", list="none.txt", backend="b", enabled=False)
+    assert load_lists(Settings(routes=(off,)), None) == {}
+
+
+@pytest.mark.parametrize("name", ["ads.txt", "sub/ads.txt", "./ads.txt", "a..b", " ads\u00e4 "])
+def test_where_lists_lie(name: str, here: Path, shared: Path) -> None:
+    for folder in (shared, here):  # what is beside the configuration comes first
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{folder.name}.example\n")
+        (found,) = read(here, name).values()
+        assert found.entry(f"{folder.name}.example", None)
+        (same,) = read(here, str(path)).values()
+        assert same == found
+
+
+def test_without_a_file_there_is_one_place(here: Path, shared: Path) -> None:
+    (shared / "ads.txt").write_text("a.example\n")
+    assert len(load_lists(settings("ads.txt"), None)["r0"]) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../secret", "sub/../../secret", "{here}/../secret", "{here}x/ads", "..", ".",
+     "{here}", "{here}/", "/"],
+)  # fmt: skip
+def test_other_places_are_refused(name: str, here: Path) -> None:
+    """Who may change the configuration must not read what the daemon can, fault by fault."""
+    (here.parent / "secret").write_text("a b\n")
+    told = message(here, name.format(here=here))
+    assert "expected a file beside the configuration or in" in told
+
+
+def test_what_cannot_be_read(here: Path, shared: Path) -> None:
+    os.mkfifo(here / "pipe")
+    (here / "folder").mkdir()
+    assert "there is no such file in" in message(here, "none.txt")
+    assert message(here, "pipe").endswith("not a regular file")
+    assert message(here, "folder").endswith("Is a directory")
+    (here / "large").touch()
+    os.truncate(here / "large", module.MAX_LIST + 1)
+    assert message(here, "large").endswith("is larger than 32 MiB")
+
+
+def test_a_file_that_grows_meanwhile(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "ads.txt").write_text("a.example\nb.example\nc.example\n")
+    monkeypatch.setattr(module, "MAX_LIST", 15)
+    with open(here / "ads.txt", "rb") as file:
+        assert list(module._lines(file)) == [b"a.example\n", b"b.example\n"]
+
+
+def test_all_faults_of_all_lists(here: Path) -> None:
+    (here / "bad.txt").write_text("a.example\nb c\n\n10.0.0.1/8\n")
+    (here / "many.txt").write_text("secret word\n" * 30)
+    found = faults(here, "none.txt", "bad.txt", "bad.txt", "many.txt")
+    place = ascii(str(here / "bad.txt"))
+    assert [section for section, _, _ in found] == (
+        ["routes[0]"] + ["routes[1]"] * 2 + ["routes[3]"] * 21
+    )
+    assert found[1][2] == f"{place} line 2: expected one name or network a line"
+    assert found[2][2].startswith(f"{place} line 4: ")
+    assert found[-1][2] == "and 10 more faults"
+    assert "secret" not in str(found)
+
+
+def test_routes_share_a_list(here: Path) -> None:
+    (here / "ads.txt").write_text("a.example\n")
+    found = read(here, "ads.txt", "", "ads.txt")
+    assert found["r0"] is found["r2"]
+    assert [*found] == ["r0", "r2"]
+
+
+def test_all_lists_together_are_bounded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "MAX_ENTRIES", 3)
+    for name in "abc":
+        (here / name).write_text("a.example\nb.example\n")
+    assert len(read(here, "a", "a")) == 2
+    told = [("routes[1]", "list", "expected at most 3 entries in all lists together")]
+    assert faults(here, "a", "b", "c") == told
+
+
+def test_a_changed_list_can_be_told(here: Path) -> None:
+    path = here / "ads.txt"
+    path.write_text("a.example\nb.example\n")
+    before = read(here, "ads.txt")
+    path.write_text("# sorted\nB.example\na.example\n")
+    assert read(here, "ads.txt") == before
+    path.write_text("a.example\n")
+    assert read(here, "ads.txt") != before
+
+
+def test_a_budget_counts_lists_once(here: Path) -> None:
+    (here / "ads.txt").write_text("a.example\n.b.example\nc*.example\n")
+    asked = settings("ads.txt", "ads.txt")
+    budget = dict(memory_budget(asked, read(here, "ads.txt", "ads.txt")))
+    assert budget["3 entries of lists"] == 3 * 20
+    assert budget["1 patterns of routes"] == 256
+
+
+def test_a_daemon_without_lists_loads_no_code_for_them() -> None:
+    code = (
+        "import sys, bifrost_lite.load as it; from bifrost_lite.route import Router;"
+        "it.load_lists(it.load(None), None); Router(());"
+        "sys.exit('bifrost_lite.lists' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30, env=path_of_this())

@@ -15,6 +15,7 @@ import pytest
 from bifrost_lite import netlink
 from bifrost_lite.dispatch import Dispatcher, EpollDispatcher, PollDispatcher
 from bifrost_lite.netlink import OwnAddresses
+from tests.netlink_kit import PORT, Kernel, address, done, error
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,18 +53,23 @@ def test_knows_its_own_in_disguise(own: OwnAddresses, text: str) -> None:
     assert own.is_own(ip(text))
 
 
-def test_both_ways_agree(own: OwnAddresses, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_ways_agree(
+    own: OwnAddresses, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(netlink, "_AF_NETLINK", None)
-    by_trial = OwnAddresses(own._dispatcher)
+    by_trial = OwnAddresses(dispatcher)
     for packed in own.addresses:
         if packed[:1] != b"\xfe":  # a link-local address is bound with its zone
             assert by_trial.is_own(packed)
 
 
 def test_closing_twice_is_closing(own: OwnAddresses) -> None:
+    feed = own._feed
+    assert feed is not None
     own.close()
     own.close()
-    own.on_event(1)
+    feed.close()
+    feed.on_event(1)
 
 
 def test_by_trial_without_netlink(
@@ -95,64 +101,6 @@ def test_by_trial_where_the_socket_is_refused(
     assert "by trial" in caplog.text
 
 
-class Kernel:
-    """A netlink socket whose reads are scripted: bytes come from the kernel."""
-
-    def __init__(self, *reads: bytes | OSError, sender: int = 0) -> None:
-        self.reads = list(reads)
-        self.sender = sender
-        self.requests = 0
-        self.ours, self.theirs = socket.socketpair()
-
-    def fileno(self) -> int:
-        return self.ours.fileno()
-
-    def close(self) -> None:
-        self.ours.close()
-        self.theirs.close()
-
-    def bind(self, address: tuple[int, int]) -> None:
-        assert address == (0, 0x110)
-
-    def getsockname(self) -> tuple[int, int]:
-        return 4242, 0x110
-
-    def settimeout(self, seconds: float) -> None:
-        assert 0 < seconds <= netlink.DUMP_SECONDS
-
-    def setblocking(self, blocking: bool) -> None:
-        assert not blocking
-
-    def send(self, data: bytes) -> int:
-        self.requests += 1
-        return len(data)
-
-    def recvfrom(self, size: int) -> tuple[bytes, tuple[int, int]]:
-        if not self.reads:
-            raise BlockingIOError(errno.EAGAIN, "nothing")
-        read = self.reads.pop(0)
-        if isinstance(read, OSError):
-            raise read
-        return read, (self.sender, 0)
-
-
-def packet(kind: int, payload: bytes, sequence: int, port: int = 4242, flags: int = 2) -> bytes:
-    header = (16 + len(payload)).to_bytes(4, sys.byteorder)
-    for number, size in ((kind, 2), (flags, 2), (sequence, 4), (port, 4)):
-        header += number.to_bytes(size, sys.byteorder)
-    return header + payload
-
-
-def address(text: str, kind: int = 20, sequence: int = 0, port: int = 0, flags: int = 2) -> bytes:
-    attribute = (8).to_bytes(2, sys.byteorder) + (2).to_bytes(2, sys.byteorder) + ip(text)
-    interface = (1).to_bytes(4, sys.byteorder)
-    return packet(kind, bytes((2, 8, 0, 0)) + interface + attribute, sequence, port, flags)
-
-
-def done(sequence: int) -> bytes:
-    return packet(3, bytes(4), sequence)
-
-
 Start = Callable[..., "tuple[OwnAddresses, Kernel]"]
 
 
@@ -160,8 +108,8 @@ Start = Callable[..., "tuple[OwnAddresses, Kernel]"]
 def start(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     made: list[tuple[OwnAddresses, Kernel]] = []
 
-    def begin(*reads: bytes | OSError, sender: int = 0) -> tuple[OwnAddresses, Kernel]:
-        kernel = Kernel(*reads, sender=sender)
+    def begin(*answers: list[bytes | OSError], sender: int = 0) -> tuple[OwnAddresses, Kernel]:
+        kernel = Kernel(*answers, sender=sender)
         monkeypatch.setattr(netlink, "Socket", lambda *args: kernel)
         made.append((OwnAddresses(dispatcher), kernel))
         monkeypatch.undo()
@@ -173,82 +121,117 @@ def start(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
         kernel.close()
 
 
+def news(own: OwnAddresses) -> None:
+    """There is something to read."""
+    assert own._feed is not None
+    own._feed.on_event(1)
+
+
+def one(text: str = "10.0.0.1", sequence: int = 1) -> list[bytes | OSError]:
+    """A dump of one address."""
+    return [address(text, sequence=sequence, port=PORT) + done(sequence)]
+
+
+def test_it_asks_for_addresses_alone(start: Start) -> None:
+    own, kernel = start(one())
+    assert own.addresses == {ip("10.0.0.1")}
+    assert kernel.groups == 0x110
+    assert [request[4] for request in kernel.requests] == [22]  # RTM_GETADDR
+
+
 def test_a_dump_that_was_disturbed_is_taken_again(start: Start) -> None:
     own, kernel = start(
-        address("10.0.0.1", sequence=1, port=4242, flags=0x12) + done(1),
-        OSError(errno.ENOBUFS, "lost"),
-        done(2),
-        address("10.0.0.2", sequence=3, port=4242),
-        address("10.0.0.3") + address("10.0.0.2", kind=21),  # news while it is listed
-        done(1) + done(3),
+        [address("10.0.0.1", sequence=1, port=PORT, flags=0x12) + done(1)],
+        [OSError(errno.ENOBUFS, "lost"), address("10.0.0.4", sequence=2, port=PORT) + done(2)],
+        [
+            address("10.0.0.2", sequence=3, port=PORT),
+            address("10.0.0.3") + address("10.0.0.2", kind=21),  # news while it is listed
+            done(1) + done(3),
+        ],
     )
     assert own.addresses == {ip("10.0.0.3")}
-    assert kernel.requests == 3
+    assert len(kernel.requests) == 3
 
 
 @pytest.mark.parametrize(
-    "reads",
+    "answers",
     [
-        [packet(2, (-1).to_bytes(4, sys.byteorder, signed=True) + bytes(16), 1)],
-        [TimeoutError("timed out")],
-        [b"broken"],
-        [address("10.0.0.1", sequence=n, port=4242, flags=0x12) + done(n) for n in range(1, 6)],
+        [[error(1, errno.EPERM)]],
+        [[done(1, errno.ENOMEM)]],
+        [[TimeoutError("timed out")]],
+        [[b"broken"]],
+        [[address("10.0.0.1", sequence=n, port=PORT, flags=0x12) + done(n)] for n in range(1, 6)],
     ],
 )
 def test_by_trial_where_the_dump_fails(
-    start: Start, reads: list[bytes | OSError], caplog: pytest.LogCaptureFixture
+    start: Start, answers: list[list[bytes | OSError]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    own, _ = start(*reads)
+    own, kernel = start(*answers)
     assert "by trial" in caplog.text
+    assert kernel.closed
     assert own.is_own(ip("127.0.0.1"))
     assert not own.is_own(ip("10.0.0.1"))
 
 
 def test_a_dump_has_a_deadline(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(netlink, "monotonic", iter([0.0, 0.5, 3.0]).__next__)
-    own, _ = start(address("10.0.0.1", sequence=1, port=4242), done(1))
+    monkeypatch.setattr(netlink, "monotonic", iter([0.0, 0.1, 0.5, 3.0]).__next__)
+    own, _ = start([address("10.0.0.1", sequence=1, port=PORT), done(1)])
     assert own.is_own(ip("127.0.0.1"))
     assert own.addresses == frozenset()
 
 
 def test_news(start: Start) -> None:
-    own, kernel = start(address("10.0.0.1", sequence=1, port=4242) + done(1))
+    own, kernel = start(one())
     kernel.reads = [address("10.0.0.2"), address("10.0.0.1", kind=21)]
-    own.on_event(1)
+    news(own)
     assert own.addresses == {ip("10.0.0.2")}
 
 
 def test_only_the_kernel_is_believed(start: Start) -> None:
-    own, kernel = start(address("10.0.0.1", sequence=1, port=4242) + done(1))
+    own, kernel = start(one())
     kernel.sender = 99
     kernel.reads = [address("10.0.0.1", kind=21), b"broken"]
-    own.on_event(1)
+    news(own)
     assert own.addresses == {ip("10.0.0.1")}
 
 
 @pytest.mark.parametrize("trouble", [OSError(errno.ENOBUFS, "lost"), b"broken"])
 def test_what_was_lost_is_asked_for(start: Start, trouble: bytes | OSError) -> None:
-    own, kernel = start(address("10.0.0.1", sequence=1, port=4242) + done(1))
-    kernel.reads = [trouble, address("10.0.0.9", sequence=2, port=4242) + done(2)]
-    own.on_event(1)
+    """What was left to read is from before the gap, in which the address may have gone."""
+    own, kernel = start(one())
+    kernel.reads = [trouble, address("10.0.0.5"), OSError(errno.ENOBUFS, "lost")]
+    kernel.answers = [one("10.0.0.9", 2)]
+    news(own)
     assert own.addresses == {ip("10.0.0.9")}
 
 
-def test_by_trial_once_the_kernel_fails(start: Start) -> None:
-    own, kernel = start(address("10.0.0.1", sequence=1, port=4242) + done(1))
-    kernel.reads = [OSError(errno.ENOBUFS, "lost"), TimeoutError("timed out")]
-    own.on_event(1)
+def test_by_trial_once_the_kernel_fails(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    own, kernel = start(one())
+    kernel.reads = [OSError(errno.ENOBUFS, "lost")]
+    kernel.answers = [[TimeoutError("timed out")]]
+    news(own)
     assert not own.is_own(ip("10.0.0.1"))
     assert own.is_own(ip("127.0.0.1"))
+    assert "by trial from now on: timed out" in caplog.text
 
 
-def test_by_trial_after_a_crash(start: Start) -> None:
-    own, kernel = start(address("10.0.0.1", sequence=1, port=4242) + done(1))
-    kernel.reads = [OSError(errno.EBADF, "what")]
-    with pytest.raises(OSError, match="what"):
-        own.on_event(1)
-    own.crash()
+@pytest.mark.parametrize("asks", [False, True])
+def test_by_trial_after_a_crash(start: Start, asks: bool) -> None:
+    own, kernel = start(one())
+    feed = own._feed
+    assert feed is not None
+    broken = OSError(errno.EBADF, "what")
+    kernel.reads = [OSError(errno.ENOBUFS, "lost"), broken] if asks else [broken]
+    if asks:
+        news(own)
+    else:
+        with pytest.raises(OSError, match="what"):
+            news(own)
+        feed.crash()
     assert own.is_own(ip("127.0.0.1"))
+    feed.on_event(1)
 
 
 # Runs in a network namespace of its own, where addresses can come and go.
@@ -293,7 +276,7 @@ assert again.addresses == own.addresses, (again.addresses, own.addresses)
 batch = "".join(f"address add 10.1.{i >> 8}.{i & 255}/32 dev lo\\n" for i in range(4000))
 subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=True, timeout=60)
 wait(dispatcher, lambda: len(own.addresses) >= 4000)
-assert own._sequence > 1, "nothing was lost"
+assert own._feed._sequence > 1, "nothing was lost"
 again.close()
 own.close()
 dispatcher.select(0)
@@ -316,4 +299,5 @@ def test_addresses_come_and_go(dispatcher_name: str) -> None:
 
 def test_nothing_is_polled(own: OwnAddresses, dispatcher: Dispatcher) -> None:
     assert dispatcher.deadlines == []
-    assert list(dispatcher.handlers.values()) == [own.on_event]
+    assert own._feed is not None
+    assert list(dispatcher.handlers.values()) == [own._feed.on_event]

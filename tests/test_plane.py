@@ -262,6 +262,8 @@ def test_backend_of_the_route(selector: Selector) -> None:
             asked.append((host, packed, port, client))
             return Match("work", "direct")
 
+        explain = Router(()).explain
+
     with Proxy(selector, router=Table()) as proxy:
         origin = proxy.origin()
         proxy.tunnel(origin)

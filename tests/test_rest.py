@@ -7,7 +7,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
 
+from bifrost_lite.errors import Fault
 from bifrost_lite.rest import (
     Call,
     ErrorBody,
@@ -25,6 +27,17 @@ from bifrost_lite.wire.http1 import parse_request
 def call(target: str, method: str = "GET") -> Call:
     head = f"{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode("latin-1")
     return Call(parse_request(head), head)
+
+
+class Body(Struct):
+    name: str = ""
+
+
+def call_with(body: bytes, *fields: str) -> Call:
+    head = "".join(f"{line}\r\n" for line in ("POST / HTTP/1.1", "Host: x", *fields, ""))
+    asked = Call(parse_request(head.encode()), head.encode())
+    asked.body = body
+    return asked
 
 
 async def handler(ctx: object, call: Call) -> Response:
@@ -122,6 +135,56 @@ def test_security_fields_on_every_answer() -> None:
 def test_form_of_errors() -> None:
     body = json.loads(Refused(409, "in_use", "It is used.").response().body)
     assert body == {"error": "in_use", "message": "It is used."}
+
+
+def test_form_of_faults() -> None:
+    faults = [Fault("listen[0]", "port", "is taken"), Fault("log", "", "is not a table", 7)]
+    refused = Refused(422, "config_rejected", "It has faults.", "X: y", faults=faults)
+    assert refused.response().headers == ("X: y",)
+    assert json.loads(refused.response().body) == {
+        "error": "config_rejected",
+        "message": "It has faults.",
+        "errors": [
+            {"section": "listen[0]", "field": "port", "message": "is taken"},
+            {"section": "log", "field": "", "message": "is not a table", "line": 7},
+        ],
+    }
+
+
+def test_every_status_has_its_phrase() -> None:
+    for status in (412, 415, 422, 507):
+        head = Refused(status, "a", "b").response().render().partition(b"\r\n")[0]
+        assert len(head.split(b" ", 2)[2]) > 5
+
+
+def test_a_body_of_json() -> None:
+    json_type = "Content-Type: application/json"
+    assert call_with(b'{"name": "x"}', json_type).json(Body) == Body("x")
+    assert call_with(b"{}", "content-type:APPLICATION/json ;charset=UTF-8").json(Body) == Body()
+    assert call_with(b"").json(Body, optional=True) == Body()
+    assert call_with(b'{"name": "x"}', json_type).json(Body, optional=True) == Body("x")
+
+
+@pytest.mark.parametrize(
+    ("body", "fields", "optional", "status", "word"),
+    [
+        (b"{}", [], False, 415, "unsupported_media_type"),
+        (b"{}", [], True, 415, "unsupported_media_type"),
+        (b"", [], False, 415, "unsupported_media_type"),
+        (b"{}", ["Content-Type: text/plain"], False, 415, "unsupported_media_type"),
+        (b"{}", ["Content-Type: application/jsonp"], False, 415, "unsupported_media_type"),
+        (b"", ["Content-Type: application/json"], False, 400, "bad_body"),
+        (b"[]", ["Content-Type: application/json"], True, 400, "bad_body"),
+        (b'{"name": 1}', ["Content-Type: application/json"], False, 400, "bad_body"),
+        (b'{"nmae": ""}', ["Content-Type: application/json"], False, 400, "unknown_fields"),
+    ],
+)
+def test_bodies_that_are_refused(
+    body: bytes, fields: list[str], optional: bool, status: int, word: str
+) -> None:
+    with pytest.raises(Refused) as caught:
+        call_with(body, *fields).json(Body, optional=optional)
+    assert (caught.value.status, caught.value.word) == (status, word)
 
 
 ROUTER: Router[object] = Router(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bifrost_lite.acl import pack
 from bifrost_lite.config.schema import Route
 from bifrost_lite.route import Candidate, Match, Router
+from bifrost_lite.target import read_authority
 
 CLIENT = "192.168.1.20"
 
@@ -184,22 +185,81 @@ def test_explain_tells_why_each_lost() -> None:
         ]
     )
     assert router.explain("x.example", None, 443, ip(CLIENT)) == [
-        ("off1", "b", "disabled"),
-        ("off2", "b", "disabled"),
-        ("names", "b1", "target"),
-        ("ports", "b2", "port"),
-        ("clients", "b3", "client"),
-        ("networks", "b4", "target"),
-        ("won", "b5", ""),
-        ("also", "b6", "later"),
-        ("off3", "b", "disabled"),
-        ("rest", "b7", "later"),
+        ("off1", "b", "disabled", ""),
+        ("off2", "b", "disabled", ""),
+        ("names", "b1", "target", ""),
+        ("ports", "b2", "port", "x.example"),
+        ("clients", "b3", "client", ""),
+        ("networks", "b4", "target", ""),
+        ("won", "b5", "", "*.example"),
+        ("also", "b6", "later", "x.*"),
+        ("off3", "b", "disabled", ""),
+        ("rest", "b7", "later", ""),
     ]
 
 
 def test_explain_of_a_refusal() -> None:
     answer = only("a.example").explain("192.0.2.1", ip("192.0.2.1"), 1, ip(CLIENT))
-    assert answer == [("r", "b", "target")]
+    assert answer == [("r", "b", "target", "")]
+
+
+@pytest.mark.parametrize(
+    ("host", "pattern"),
+    [
+        ("a.example", "A.Example"),
+        ("x.b.example", ".b.example"),
+        ("b.example", ".b.example"),
+        ("x.c.example", "*.c.example"),
+        ("sf-1.d", "sf-*.d"),
+        ("y.sf-1.d", "*.sf-*.d"),
+        ("10.1.2.3", "10.0.0.0/8"),
+        ("2001:db8::7", "2001:db8::7"),
+    ],
+)
+def test_explain_tells_the_first_pattern_that_matches(host: str, pattern: str) -> None:
+    route = Route(
+        name="r",
+        domains=("other.example", "A.Example", ".b.example", "*.c.example", "sf-*.d", "*.sf-*.d",
+                 "*.example"),
+        cidrs=("192.0.2.0/24", "10.0.0.0/8", "10.1.0.0/16", "2001:db8::7"),
+        backend="b",
+    )  # fmt: skip
+    (candidate,) = Router([route]).explain(host, pack(host), 443, ip(CLIENT))
+    assert candidate == ("r", "b", "", pattern)
+
+
+@pytest.mark.parametrize("host", ["a.example", "192.0.2.1"])
+def test_explain_tells_the_star(host: str) -> None:
+    (candidate,) = only("b.example", "*").explain(host, pack(host), 443, ip(CLIENT))
+    assert candidate == ("r", "b", "", "*")
+
+
+@pytest.mark.parametrize(
+    ("asked", "route"),
+    [
+        ("www.a.example", "names"),
+        ("WWW.A.Example.", "names"),
+        ("www.a.example.:8443", "names"),
+        ("xn--bcher-kva.a.example", "idna"),
+        ("XN--BCHER-KVA.A.EXAMPLE.", "idna"),
+        ("10.1.2.3", "networks"),
+        ("[::ffff:10.1.2.3]:443", "networks"),
+        ("[2001:0DB8:0::1]", "networks"),
+        ("[2001:db9::1]", None),
+        ("a.example", None),
+    ],
+)
+def test_targets_as_clients_write_them(asked: str, route: str | None) -> None:
+    router = Router(
+        [
+            Route(name="idna", domains=("XN--bcher-kva.a.example",), backend="b"),
+            Route(name="names", domains=("*.A.example",), backend="b"),
+            Route(name="networks", cidrs=("10.0.0.0/8", "2001:DB8::/32"), backend="b"),
+        ]
+    )
+    target = read_authority(asked.encode(), 443)
+    match = router.find(target.host, target.packed, target.port, ip(CLIENT))
+    assert (match.route if match else None) == route
 
 
 def test_a_broken_network_is_refused() -> None:

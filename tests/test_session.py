@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from bifrost_lite import session as session_module
+from bifrost_lite import linger
 from bifrost_lite.dispatch import Dispatcher, EpollDispatcher
 from bifrost_lite.errors import Reason
 from bifrost_lite.target import Target
@@ -396,7 +396,7 @@ def test_refused_client_that_never_reads_is_cut_off() -> None:
 
 
 def test_refused_client_that_never_stops_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "LINGER_TOTAL", 0.0)
+    monkeypatch.setattr(linger, "TOTAL", 0.0)
     with Proxy(linger=0.1) as proxy:
         client = proxy.connect().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         client.until(b"proxy_request\n")

@@ -189,3 +189,67 @@ def test_no_client_hides_a_field_by_naming_its_value() -> None:
     for name in ("backend", "client_ip", "error"):  # nor by asking for nothing else
         fields: show.Object = {"method": "GET", "url": "x", "host": "x", name: "x"}
         assert show.entry({"message": "GET x", "fields": fields}).endswith(f"  {name}=x")
+
+
+OFFICE = {"name": "office", "type": "socks5_proxy", "state": "up", "reason": "not checked"}
+GROUP = {"name": "best", "type": "group", "state": "suspect", "reason": "b carries it\x1b"}
+CANDIDATE = {"route": "work", "backend": "best", "pattern": "*.x", "why": "It takes the request."}
+
+
+def test_a_route() -> None:
+    answer = {
+        "host": "2001:db8::1", "port": 443, "client_ip": "192.0.2.1", "allowed": True,
+        "route": "work", "backend": OFFICE, "carriers": [OFFICE], "candidates": [CANDIDATE, 7],
+    }  # fmt: skip
+    assert show.route(answer).splitlines() == [
+        "[2001:db8::1]:443 for 192.0.2.1 takes the route work.",
+        "Backend: office (socks5_proxy) is up: not checked",
+        "",
+        "ROUTE  BACKEND  MATCHES  WHY",
+        "work   best     *.x      It takes the request.",
+    ]
+
+
+def test_a_route_to_a_group_that_is_refused() -> None:
+    answer = {
+        "host": "a\x1b", "port": 1, "client_ip": "::1", "allowed": False, "message": "No.",
+        "backend": GROUP, "carriers": [OFFICE, GROUP, "x"], "candidates": [],
+    }  # fmt: skip
+    assert show.route(answer).splitlines() == [
+        r"a\x1b:1 for ::1 is refused: No.",
+        r"Backend: best (group) is suspect: b carries it\x1b",
+        "  1. office (socks5_proxy) is up: not checked",
+        r"  2. best (group) is suspect: b carries it\x1b",
+        "",
+        "ROUTE  BACKEND  MATCHES  WHY",
+    ]
+
+
+@pytest.mark.parametrize("answer", [{}, {"candidates": 7, "backend": {}, "carriers": None}])
+def test_a_strange_route(answer: show.Object) -> None:
+    assert "is refused" in show.route(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "lines"),
+    [
+        ({"changed_sections": [], "kept": 0, "closed": 0, "moved": 0, "denied": 0},
+         ["Nothing changed.", "Connections: 0 go on, 0 were closed."]),
+        ({"changed_sections": ["routes", "a\x1b"], "requires_restart": True, "kept": 5,
+          "closed": 2, "moved": 1, "denied": 2},
+         [r"Changed: routes, a\x1b.", "Some of it takes effect with a restart of the daemon only.",
+          "Connections: 5 go on, 2 were closed.",
+          "1 of them would take another backend if they began now."]),
+        ({"changed_sections": ["access"], "kept": 5, "closed": 0, "moved": 0, "denied": 2},
+         ["Changed: access.", "Connections: 5 go on, 0 were closed.",
+          "2 of them the new rules would refuse; --enforce closes those."]),
+        ({}, ["Nothing changed.", "Connections: - go on, - were closed."]),
+    ],
+)  # fmt: skip
+def test_a_reload(answer: show.Object, lines: list[str]) -> None:
+    assert show.change(answer).splitlines() == lines
+
+
+def test_milliseconds() -> None:
+    assert show.value(12.5, "latency_ms") == "12.5 ms"
+    assert show.value(3.0, "latency_ms") == "3 ms"

@@ -16,10 +16,19 @@ from ..records import Finished
 from ..rest import Router
 from ..ring import Ring
 from ..sse import Logs
-from . import connections, events, logs, status
-from .context import Context, Plane
+from . import backends, config, connections, edits, events, logs, routes, status
+from .context import Context, House, Plane
 
-ROUTES = (*status.ROUTES, *connections.ROUTES, *logs.ROUTES, *events.ROUTES)
+ROUTES = (
+    *status.ROUTES,
+    *connections.ROUTES,
+    *logs.ROUTES,
+    *events.ROUTES,
+    *backends.ROUTES,
+    *routes.ROUTES,
+    *config.ROUTES,
+    *edits.ROUTES,
+)
 
 
 class OwnAddresses(Protocol):
@@ -39,6 +48,7 @@ class Control:
         log: its log
         requests: its finished requests
         own: this machine's addresses
+        house: the configuration
     """
 
     __slots__ = ("_hub", "_logs", "_server", "_settings")
@@ -52,11 +62,12 @@ class Control:
         log: Logs,
         requests: Ring[Finished],
         own: OwnAddresses,
+        house: House,
     ) -> None:
         self._settings = settings.control
         self._hub = hub
         self._logs = log
-        context = Context(__version__, plane, hub, log, requests, lambda: self.addresses)
+        context = Context(__version__, plane, hub, log, requests, lambda: self.addresses, house)
         guard = Guard(settings.control, own.is_own, socket.gethostname())
         self._server = Server(loop, context, Router(ROUTES), guard)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from ..errors import Reason
+from ..backends.base import Backend
+from ..config.schema import Settings
+from ..errors import BifrostError, Reason
 from ..hub import Hub
 from ..records import Finished
 from ..ring import Ring
+from ..route import Candidate
 from ..sse import Logs
 
 
@@ -53,6 +57,23 @@ class Session(Protocol):
     def close(self, reason: Reason) -> None: ...
 
 
+class Router(Protocol):
+    """The routes in force."""
+
+    def explain(
+        self, host: str, packed: bytes | None, port: int, client: bytes
+    ) -> list[Candidate]: ...
+
+
+class Policy(Protocol):
+    """The rules in force."""
+
+    @property
+    def router(self) -> Router: ...
+    @property
+    def backends(self) -> Mapping[str, Backend]: ...
+
+
 class Plane(Protocol):
     """The data plane."""
 
@@ -61,10 +82,98 @@ class Plane(Protocol):
     @property
     def listeners(self) -> Sequence[Listener]: ...
     @property
+    def policy(self) -> Policy: ...
+    @property
     def refused(self) -> int: ...
     @property
     def failures(self) -> Mapping[str, int]: ...
     def stats(self) -> tuple[int, int, int, int]: ...
+
+
+class Change(NamedTuple):
+    """What a new configuration does, or would do.
+
+    Attributes:
+        changed: names of the sections that differ
+        restart: some of it needs a new process
+        kept: live connections that go on as they are
+        moved: those of them that would take another backend if they began now
+        denied: those that would be refused if they began now
+        closed: those that were closed for that, with `enforce`
+    """
+
+    changed: list[str]
+    restart: bool
+    kept: int
+    moved: int
+    denied: int
+    closed: int
+
+
+class StoreError(BifrostError):
+    """The file of the configuration cannot be read or replaced; it is what it was.
+
+    Args:
+        word: a stable word, e.g. ``disk_full``
+        message: a sentence
+    """
+
+    def __init__(self, word: str, message: str) -> None:
+        super().__init__(message)
+        self.word = word
+        self.message = message
+
+
+class Store(Protocol):
+    """The file of the configuration; its calls block, and belong in a thread."""
+
+    def read(self) -> tuple[bytes, str]:
+        """Content and revision; raises StoreError."""
+
+    def write(self, raw: bytes, expected: str, backup: bool) -> str:
+        """Replace a content of the revision `expected`; answers the new one's revision.
+
+        Raises:
+            StoreError: it cannot be done; nothing has changed
+        """
+
+
+class House(Protocol):
+    """What reads, judges and swaps configurations."""
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force, as the file says them: without what the command line puts over it."""
+
+    @property
+    def path(self) -> str | None:
+        """Their file, None where the daemon was started without one."""
+
+    @property
+    def store(self) -> Store | None:
+        """The same, to be edited; None as `path`."""
+
+    @property
+    def revision(self) -> str:
+        """Of the file's content when it was last loaded; "" without a file."""
+
+    async def reload(self, enforce: bool = False) -> Change:
+        """Read the file again and put it in force.
+
+        Args:
+            enforce: close what the new rules deny
+
+        Raises:
+            ConfigError: it has faults; nothing has changed, and `config.rejected` told so
+            BindError: a listener cannot have its address; the same
+        """
+
+    async def preview(self, text: bytes) -> Change:
+        """What putting that text of a file in force would do; it does nothing.
+
+        Raises:
+            ConfigError: it has faults
+        """
 
 
 class Context:
@@ -77,9 +186,13 @@ class Context:
         logs: the log
         requests: the finished requests
         addresses: gives the addresses of the control server
+        house: the configuration
+
+    Attributes:
+        editing: held by whoever changes the stored configuration
     """
 
-    __slots__ = ("addresses", "hub", "logs", "plane", "requests", "version")
+    __slots__ = ("addresses", "editing", "house", "hub", "logs", "plane", "requests", "version")
 
     def __init__(
         self,
@@ -89,6 +202,7 @@ class Context:
         logs: Logs,
         requests: Ring[Finished],
         addresses: Callable[[], Sequence[tuple[str, int]]],
+        house: House,
     ) -> None:
         self.version = version
         self.plane = plane
@@ -96,3 +210,5 @@ class Context:
         self.logs = logs
         self.requests = requests
         self.addresses = addresses
+        self.house = house
+        self.editing = asyncio.Lock()

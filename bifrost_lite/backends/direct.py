@@ -4,22 +4,40 @@ from __future__ import annotations
 
 from ..dial import Dial, Dialler, Done
 from ..target import Target
+from ..way import Way
+from .base import Backend
 
 
 class Direct:
     """Dials targets itself.
 
     Args:
-        name: as configured
-        dialler: family, source, deadline and guards
+        way: it
+        dialler: family, source, deadline and guards of dials for clients; its `way` is `way`
+        prober: the same for probes: it has no guard and no way
     """
 
-    type = "direct"
+    members: tuple[Backend, ...] = ()
 
-    def __init__(self, name: str, dialler: Dialler) -> None:
-        self.name = name
+    def __init__(self, way: Way, dialler: Dialler, prober: Dialler) -> None:
+        self.name = way.name
+        self.type = way.type
+        self.way = way
+        self.condition = way.condition
         self.dialler = dialler
+        self.prober = prober
 
-    def connect(self, target: Target, client: bytes, done: Done) -> Dial:
+    def connect(self, target: Target, client: bytes, done: Done, forward: bool = False) -> Dial:
         """See `base.Backend`."""
         return Dial(self.dialler, target, done)
+
+    def probe(self, target: Target, done: Done, forward: bool = False) -> Dial:
+        """See `base.Backend`."""
+        return Dial(self.prober, target, done)
+
+    def carriers(self, client: bytes) -> list[Way]:
+        """See `base.Backend`."""
+        return [self.way]
+
+    def close(self) -> None:
+        """See `base.Backend`: it holds nothing."""

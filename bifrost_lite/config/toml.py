@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
-
-from msgspec import structs
+from collections.abc import Iterator, Mapping
 
 from ..errors import ConfigError, Fault
-from . import unbuilt, values
+from .edit import document
 from .faults import Path
-from .kinds import extra, unwrap
-from .schema import Section, Settings
+from .schema import Settings
 
 _position_re = re.compile(r" \((at line ([0-9]+), column [0-9]+|at end of document)\)$")
 
@@ -229,64 +226,48 @@ _short = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r", '"': 
 
 
 def dump(settings: Settings, *, full: bool = False) -> str:
-    """Settings as TOML that reads back equal.
+    """Settings as TOML that reads back equal, secrets and all.
 
     Args:
         settings: to be written
-        full: with every key, rather than only those that differ from the defaults; even so
-            without the defaults that this version refuses to be asked for
+        full: with every key, see `edit.document`
     """
-    return "".join(f"{line}\n" for line in _table(settings, (), full)).lstrip("\n")
+    lines = _table(document(settings, full=full, masked=False), ())
+    return "".join(f"{line}\n" for line in lines).lstrip("\n")
 
 
-def _table(section: Section, path: Path, full: bool) -> Iterator[str]:
+def _table(table: Mapping[str, object], path: tuple[str, ...]) -> Iterator[str]:
     """The lines of a table: its plain keys first, or they would belong to a table below."""
     below: list[tuple[str, object]] = []
-    for field in structs.fields(section):
-        value: object = getattr(section, field.name)
-        here = (*path, field.name)
-        # Entries of a list are told apart by these two, whatever the defaults.
-        marks = bool(path) and isinstance(path[-1], int) and field.name in ("name", "type")
-        if value == field.default and not marks:
-            asked = list(value) if isinstance(value, tuple) else value
-            if not full or unbuilt.refused(here, asked):
-                continue
-        if isinstance(value, Section) or _is_tables(value):
-            below.append((field.name, value))
+    for key, value in table.items():
+        if isinstance(value, dict) or (isinstance(value, list) and _are_tables(value)):
+            below.append((key, value))
         else:
-            yield f"{field.name} = {_value(value, field.type)}"
+            yield f"{key} = {_value(value)}"
     for key, value in below:
         here = (*path, key)
-        header = ".".join(part for part in here if isinstance(part, str))
-        if isinstance(value, Section):
+        header = ".".join(here)
+        if isinstance(value, dict):
             yield from ("", f"[{header}]")
-            yield from _table(value, here, full)
-        elif isinstance(value, tuple):
-            for index, item in enumerate(value):
+            yield from _table(value, here)
+        elif isinstance(value, list):
+            for item in value:
                 yield from ("", f"[[{header}]]")
-                yield from _table(item, (*here, index), full)
+                yield from _table(item, here)
 
 
-def _is_tables(value: object) -> bool:
-    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Section)
+def _are_tables(value: list[object]) -> bool:
+    return bool(value) and isinstance(value[0], dict)
 
 
-def _value(value: object, hint: object = None) -> str:
+def _value(value: object) -> str:
     if isinstance(value, str):
-        return _string(value)
+        return f'"{_must_escape_re.sub(_escape, value)}"'
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, tuple):
-        return f"[{', '.join(_value(entry) for entry in value)}]"
-    if isinstance(value, float) and extra(unwrap(hint)[1], "unit") == "seconds":
-        text = values.duration_text(value)
-        if not value * 1000 % 1 and values.duration(text) == value:
-            return _string(text)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
     return repr(value)
-
-
-def _string(text: str) -> str:
-    return f'"{_must_escape_re.sub(_escape, text)}"'
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -15,10 +15,6 @@ from .faults import Path
 # Path without indexes: the values that may stand there all the same.
 _UNBUILT: dict[tuple[str, ...], tuple[object, ...]] = {
     ("listen", "udp"): (False,),
-    ("backends", "type"): ("direct",),
-    ("backends", "health", "type"): ("none",),
-    ("routes", "list"): ("",),
-    ("users",): ([],),
     ("control", "ubus"): ("auto", "off"),
     ("pac", "enabled"): (False,),
     ("pac", "proxy"): ("",),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from .. import acl
+from .. import acl, passwd
 from ..errors import ProtocolError
 from ..names import Server, parse_server
 from ..target import Target, from_host, parse_authority
@@ -17,7 +17,6 @@ from ..target import Target, from_host, parse_authority
 _name_re = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _identifier_re = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _token_re = re.compile(r"[!-~]{8,256}")
-_hash_re = re.compile(r"pbkdf2-sha256\$[!-~]{1,240}")
 _device_re = re.compile(r"[!-.0-~]{1,15}")  # no slash: it is a name in /sys/class/net
 _label_re = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _endpoint_re = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5})")
@@ -86,8 +85,7 @@ def token(text: str) -> str:
 
 def password_hash(text: str) -> str:
     """The hash of a proxy user's password."""
-    if not _hash_re.fullmatch(text):
-        raise ValueError("expected what `bifrost-lite passwd` prints: pbkdf2-sha256$...")
+    passwd.parse(text)
     return text
 
 

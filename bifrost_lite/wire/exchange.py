@@ -115,11 +115,12 @@ class Answer:
         keep_client: the client's can; set it to False before the head to close it
         touched: bytes of the answer have come
         rest: what came behind the answer
+        upstream: another proxy answers, which may ask us to log in
     """
 
     __slots__ = (
         "_decoder", "_head", "_request", "_via", "done", "keep_client", "keep_target", "left",
-        "rest", "status", "touched", "upgraded",
+        "rest", "status", "touched", "upgraded", "upstream",
     )  # fmt: skip
 
     def __init__(self, request: Request, via: bool) -> None:
@@ -134,6 +135,7 @@ class Answer:
         # A proxy keeps no connection to an HTTP/1.0 client, RFC 9112 section 9.3.
         self.keep_client = request.keep_alive and request.minor == 1
         self.rest = b""
+        self.upstream = False
 
     @property
     def until_close(self) -> bool:
@@ -144,7 +146,7 @@ class Answer:
         """Take bytes from the target; answers those for the client.
 
         Raises:
-            ProtocolError: BAD_RESPONSE
+            ProtocolError: BAD_RESPONSE, or UPSTREAM_AUTH
         """
         self.touched = True
         if self.status:
@@ -179,6 +181,8 @@ class Answer:
     def _final(self, response: Response, rest: bytes) -> bytes:
         """The head of the answer proper, and the first of its body."""
         request = self._request
+        if self.upstream and response.status == 407:  # is about us, and not for the client
+            raise ProtocolError(Reason.UPSTREAM_AUTH, Reason.UPSTREAM_AUTH.text)
         framing = b""
         self.keep_target = response.keep_alive
         if response.chunked:

@@ -368,14 +368,17 @@ def _frame(
         response.keep_alive = False
 
 
-def write_request(request: Request, host: bytes, path: bytes, via: bool) -> bytes:
-    """The head that the target gets: origin-form, own Host and framing, nothing hop-by-hop.
+def write_request(
+    request: Request, host: bytes, path: bytes, via: bool, authorization: bytes = b""
+) -> bytes:
+    """The head that the target gets: own Host and framing, nothing hop-by-hop.
 
     Args:
         request: what the client sent
         host: value of the Host field
-        path: the origin-form target
+        path: the target, in origin-form or, for another proxy, in absolute-form
         via: add a Via field (RFC 9110 section 7.6.3)
+        authorization: value of a Proxy-Authorization field, b"" for none
     """
     framing = b""
     if request.content_length is not None:
@@ -386,6 +389,8 @@ def write_request(request: Request, host: bytes, path: bytes, via: bool) -> byte
         framing += b"Connection: upgrade\r\nUpgrade: %b\r\n" % request.upgrade
     if via:
         framing += b"Via: 1.%d bifrost-lite\r\n" % request.minor
+    if authorization:
+        framing += b"Proxy-Authorization: %b\r\n" % authorization
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (
         request.method,
         path,

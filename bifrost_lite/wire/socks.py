@@ -1,4 +1,4 @@
-"""SOCKS5 (RFC 1928) and SOCKS4/4a as a server speaks them: bytes in, requests out.
+"""SOCKS5 (RFC 1928, 1929) and SOCKS4/4a as a server speaks them: bytes in, requests out.
 
 Each reader takes all bytes received so far and answers None while it needs more, so a
 client may send one byte at a time or everything at once.
@@ -10,12 +10,14 @@ from ..errors import ProtocolError, Reason
 from ..target import Target, from_host, from_packed
 
 CONNECT, BIND, UDP_ASSOCIATE = 1, 2, 3
-NO_AUTHENTICATION = 0x00
+NO_AUTHENTICATION, USER_AND_PASSWORD = 0x00, 0x02
 # Bytes of a SOCKS4 user id and of a 4a name; RFC 1929 allows 255 for its names.
 TEXT_LIMIT = 255
 
 # BND.ADDR and BND.PORT are zero: which address carries a tunnel is nobody's business.
 _REPLY5 = [b"\x05%c\x00\x01\x00\x00\x00\x00\x00\x00" % code for code in range(9)]
+# The server's answers to a login, RFC 1929 section 2.
+LOGGED_IN, NOT_LOGGED_IN = b"\x01\x00", b"\x01\x01"
 GRANTED4 = b"\x00\x5a\x00\x00\x00\x00\x00\x00"
 REJECTED4 = b"\x00\x5b\x00\x00\x00\x00\x00\x00"
 
@@ -36,6 +38,29 @@ def read_greeting(data: bytes) -> tuple[bytes, int] | None:
     if len(data) < end:
         return None
     return data[2:end], end
+
+
+def read_login(data: bytes) -> tuple[bytes, bytes, int] | None:
+    """User name, password and length of a login. RFC 1929 section 2.
+
+    Raises:
+        ProtocolError: wrong version, or one of them is empty
+    """
+    if data[:1] not in (b"", b"\x01"):
+        raise ProtocolError(Reason.BAD_REQUEST, "the version of the SOCKS login is not 1")
+    if len(data) < 2:
+        return None
+    middle = 2 + data[1]
+    if middle == 2:
+        raise ProtocolError(Reason.AUTH_FAILED, "the user name is empty")
+    if len(data) <= middle:
+        return None
+    end = middle + 1 + data[middle]
+    if end == middle + 1:
+        raise ProtocolError(Reason.AUTH_FAILED, "the password is empty")
+    if len(data) < end:
+        return None
+    return data[2:middle], data[middle + 1 : end], end
 
 
 def read_request(data: bytes) -> tuple[int, Target, int] | None:

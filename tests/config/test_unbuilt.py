@@ -5,25 +5,14 @@ from __future__ import annotations
 import pytest
 
 from bifrost_lite.config.convert import convert
-from bifrost_lite.config.schema import BACKENDS
 from bifrost_lite.config.unbuilt import check, refused
 from bifrost_lite.errors import ConfigError
-
-
-@pytest.mark.parametrize("kind", sorted(set(BACKENDS) - {"direct"}))
-def test_other_backends(kind: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        convert({"backends": [{"name": "x", "type": kind}]})
-    assert any("not part of this version" in fault.message for fault in caught.value.faults)
 
 
 def test_turning_off_is_fine() -> None:
     convert(
         {
             "listen": [{"udp": False}],
-            "backends": [{"type": "direct", "health": {"type": "none"}}],
-            "routes": [{"backend": "direct", "list": ""}],
-            "users": [],
             "control": {"ubus": "off"},
             "pac": {"enabled": False, "proxy": ""},
             "mesh": {
@@ -49,6 +38,6 @@ def test_refused() -> None:
     assert not refused(("listen", 3, "port"), True)
 
 
-@pytest.mark.parametrize("data", [{"backends": 1}, {"backends": [[{"type": "x"}]]}, {"mesh": []}])
+@pytest.mark.parametrize("data", [{"listen": 1}, {"listen": [[{"udp": True}]]}, {"mesh": []}])
 def test_data_of_any_shape(data: object) -> None:
     assert list(check(data)) == []

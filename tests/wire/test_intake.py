@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from itertools import product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +12,13 @@ from hypothesis import strategies as st
 from bifrost_lite.errors import ProtocolError, Reason
 from bifrost_lite.target import Target
 from bifrost_lite.wire.http1 import HEAD_LIMIT, Request
-from bifrost_lite.wire.intake import SOCKS5_NO_AUTHENTICATION, Intake
+from bifrost_lite.wire.intake import (
+    SOCKS5_NO_AUTHENTICATION,
+    SOCKS5_USER_AND_PASSWORD,
+    Intake,
+    Login,
+)
+from bifrost_lite.wire.socks import LOGGED_IN, NOT_LOGGED_IN
 
 GET = b"GET http://a.example/x HTTP/1.1\r\nHost: a.example\r\n\r\n"
 CONNECT = b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n"
@@ -43,21 +52,36 @@ TAKEN = {
 class Told:
     """What an intake makes of a stream.
 
+    Args:
+        pieces: of the stream
+        pinned: see `Intake`
+        login: the client has to log in, and whatever it says is right
+
     Attributes:
         answers: the bytes that it answered on the way
+        logins: the credentials that it read
         asked: the request or target, None where it wants more
     """
 
-    def __init__(self, pieces: list[bytes], pinned: str = "auto") -> None:
+    def __init__(
+        self, pieces: list[bytes], pinned: str = "auto", *, login: bool = False
+    ) -> None:
         self.intake = Intake(pinned)
+        self.intake.login = login
         self.answers: list[bytes] = []
+        self.logins: list[Login] = []
         self.asked: Target | Request | None = None
         for at, piece in enumerate(pieces):
             self.intake.buffer += piece
             asked = self.intake.read()
-            while isinstance(asked, bytes):
-                self.answers.append(asked)
-                asked = self.intake.read() if self.intake.buffer else None
+            while isinstance(asked, (bytes, Login)):
+                if isinstance(asked, Login):
+                    self.logins.append(asked)
+                    self.answers += [self.intake.admitted()]
+                    asked = self.intake.read()
+                else:
+                    self.answers.append(asked)
+                    asked = self.intake.read() if self.intake.buffer else None
             if asked is not None:
                 self.asked = asked
                 self.intake.buffer += b"".join(pieces[at + 1 :])
@@ -182,6 +206,9 @@ def test_a_refusal_in_the_words_of_the_client(reason: Reason) -> None:
     assert b"Connection: close" in fields
     assert b"X-Bifrost-Reason: %b" % reason.word.encode() in fields
     assert (b"Retry-After: 5" in fields) == (reason.status == 503)
+    assert (b"Retry-After: 60" in fields) == (reason.status == 429)
+    challenge = b'Proxy-Authenticate: Basic realm="bifrost-lite", charset="UTF-8"'
+    assert (challenge in fields) == (reason.status == 407)
     assert body == f"{reason.status} {reason.word}\nbecause\n".encode()
 
 
@@ -201,3 +228,254 @@ def test_a_tunnel_that_stands() -> None:
     assert intake_of(SOCKS5).grant() == b"\x05\x00\x00\x01" + bytes(6)
     # RFC 9110 section 9.3.6: no Content-Length, no Transfer-Encoding.
     assert intake_of(CONNECT).grant() == b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+# Logging in.
+
+NAME, PASSWORD = "zoë".encode(), "p:äß €".encode()
+
+
+def basic(name: bytes = NAME, password: bytes = PASSWORD, scheme: bytes = b"Basic ") -> bytes:
+    return scheme + b64encode(name + b":" + password)
+
+
+def with_login(request: bytes, *values: bytes, field: bytes = b"Proxy-Authorization: ") -> bytes:
+    return request[:-2] + b"".join(field + value + b"\r\n" for value in values) + b"\r\n"
+
+
+LOGIN5 = b"\x01%c%b%c%b" % (len(NAME), NAME, len(PASSWORD), PASSWORD)
+
+# What is sent, the protocol, the target, all answers on the way.
+ADMITTED = {
+    "http": (with_login(GET, basic()), "HTTP", "", [b""]),
+    "connect": (with_login(CONNECT, basic()), "CONNECT", "a.example:443", [b""]),
+    "connect_blanks": (
+        with_login(CONNECT, basic(scheme=b"  bAsIC   ") + b" \t", field=b"PROXY-authorization:"),
+        "CONNECT", "a.example:443", [b""],
+    ),
+    "socks5": (
+        GREETING + LOGIN5 + SOCKS5[len(GREETING) :], "SOCKS5", "a.example:443",
+        [SOCKS5_USER_AND_PASSWORD, LOGGED_IN],
+    ),
+    "socks5_password_only": (
+        b"\x05\x01\x02" + LOGIN5 + SOCKS5[len(GREETING) :], "SOCKS5", "a.example:443",
+        [SOCKS5_USER_AND_PASSWORD, LOGGED_IN],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trailing", [b"", b"\x00", b"\r\n", GET, SOCKS5])
+@pytest.mark.parametrize("size", [1 << 20, 1, 2, 3])
+@pytest.mark.parametrize("name", ADMITTED)
+def test_admitted(name: str, size: int, trailing: bytes) -> None:
+    data, protocol, target, answers = ADMITTED[name]
+    told = Told(cut(data + trailing, size), login=True)
+    assert (told.intake.protocol, told.intake.buffer) == (protocol, trailing)
+    assert told.logins == [(NAME, PASSWORD)]
+    assert told.answers == answers
+    if protocol == "HTTP":
+        assert isinstance(told.asked, Request)
+        assert told.asked.target == b"http://a.example/x"
+    else:
+        assert isinstance(told.asked, Target)
+        assert told.asked.text == target
+
+
+@pytest.mark.parametrize("name", ADMITTED)
+def test_every_part_of_a_login_wants_more(name: str) -> None:
+    data = ADMITTED[name][0]
+    for end in range(1, len(data)):
+        assert Told([data[:end]], login=True).asked is None
+
+
+@given(st.sampled_from(sorted(ADMITTED)), st.binary(max_size=30), st.data())
+def test_pieces_make_no_difference_to_a_login(
+    name: str, trailing: bytes, draw: st.DataObject
+) -> None:
+    data, _, _, answers = ADMITTED[name]
+    stream = data + trailing
+    marks = sorted(draw.draw(st.sets(st.integers(1, len(stream) - 1), max_size=8)))
+    pieces = [stream[a:b] for a, b in zip([0, *marks], [*marks, len(stream)], strict=True)]
+    told = Told(pieces, login=True)
+    assert (told.logins, told.answers) == ([(NAME, PASSWORD)], answers)
+    assert told.intake.buffer == trailing
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_who_need_not_log_in_may_say_who_it_is(name: str) -> None:
+    data, protocol, target = TAKEN[name]
+    if protocol in ("HTTP", "CONNECT"):
+        data = with_login(data, basic())
+    told = Told([data])
+    assert told.asked is not None
+    assert told.logins == []
+    assert target in ("", str(told.asked))
+
+
+REFUSED = {
+    "http": (GET, Reason.AUTH_REQUIRED),
+    "connect": (CONNECT, Reason.AUTH_REQUIRED),
+    "origin": (GET[:-2] + b"Authorization: " + basic() + b"\r\n\r\n", Reason.AUTH_REQUIRED),
+    "in_a_value": (
+        GET[:-2] + b"X: y\tProxy-Authorization: " + basic() + b"\r\n\r\n", Reason.AUTH_REQUIRED,
+    ),
+    "twice": (with_login(GET, basic(), basic()), Reason.AUTH_FAILED),
+    "empty": (with_login(GET, b""), Reason.AUTH_FAILED),
+    "scheme_only": (with_login(GET, b"Basic"), Reason.AUTH_FAILED),
+    "scheme_and_blank": (with_login(GET, b"Basic "), Reason.AUTH_FAILED),
+    "another_scheme": (with_login(GET, basic(scheme=b"Bearer ")), Reason.AUTH_FAILED),
+    "no_scheme": (with_login(GET, basic(scheme=b"")), Reason.AUTH_FAILED),
+    "tab": (with_login(GET, basic(scheme=b"Basic\t")), Reason.AUTH_FAILED),
+    "two_credentials": (with_login(GET, basic() + b", " + basic()), Reason.AUTH_FAILED),
+    "no_base64": (with_login(GET, b"Basic \xff\xfe"), Reason.AUTH_FAILED),
+    "no_colon": (with_login(GET, b"Basic " + b64encode(b"guest")), Reason.AUTH_FAILED),
+    "no_name": (with_login(GET, basic(b"")), Reason.AUTH_FAILED),
+    "no_password": (with_login(GET, basic(b"guest", b"")), Reason.AUTH_FAILED),
+    "long_name": (with_login(GET, basic(b"n" * 256)), Reason.AUTH_FAILED),
+    "long_password": (with_login(GET, basic(b"n", b"p" * 256)), Reason.AUTH_FAILED),
+    "control": (with_login(GET, basic(b"n", b"p\x7f")), Reason.AUTH_FAILED),
+    "nul": (with_login(GET, basic(b"n\0")), Reason.AUTH_FAILED),
+    "socks4": (SOCKS4, Reason.AUTH_REQUIRED),
+    "socks4a": (SOCKS4A, Reason.AUTH_REQUIRED),
+    "socks5": (b"\x05\x01\x00", Reason.AUTH_REQUIRED),
+    "socks5_others": (b"\x05\x03\x00\x01\x80", Reason.AUTH_REQUIRED),
+    "socks5_request": (SOCKS5, Reason.BAD_REQUEST),
+    "socks5_no_name": (GREETING + b"\x01\x00\x01p", Reason.AUTH_FAILED),
+    "socks5_no_password": (GREETING + b"\x01\x01n\x00", Reason.AUTH_FAILED),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1])
+@pytest.mark.parametrize("name", REFUSED)
+def test_no_login(name: str, size: int) -> None:
+    data, reason = REFUSED[name]
+    with pytest.raises(ProtocolError) as caught:
+        Told(cut(data, size), login=True)
+    assert caught.value.reason is reason
+
+
+def test_base64_is_taken_in_one_form_only() -> None:
+    """RFC 4648 section 3: neither other alphabets, nor blanks, nor stray bits at the end."""
+    right = basic(b"n", b"pab")
+    assert right == b"Basic bjpwYWI="
+    assert Told([with_login(GET, right)], login=True).logins == [(b"n", b"pab")]
+    stray = right[:-2] + bytes((right[-2] + 1,)) + b"="
+    for wrong in (
+        right[:-1], right + b"=", right + b"!", right[:8] + b" " + right[8:], stray,
+        right[:8] + b"=" + right[8:], basic(b"n\xff\xff", b"p").replace(b"/", b"_"),
+    ):  # fmt: skip
+        with pytest.raises(ProtocolError) as caught:
+            Told([with_login(GET, wrong)], login=True)
+        assert caught.value.reason is Reason.AUTH_FAILED
+
+
+@given(st.binary(max_size=60).filter(lambda text: not set(text) & set(b"\r\n")))
+def test_any_credentials_are_read_or_refused(text: bytes) -> None:
+    try:
+        told = Told([with_login(GET, b"Basic " + text)], login=True)
+    except ProtocolError:
+        return
+    ((name, password),) = told.logins
+    assert b64encode(name + b":" + password) == text.strip(b" \t")
+    assert name
+    assert password
+
+
+# No control characters: RFC 7617 section 2 has none.
+_shown = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60
+).map(str.encode)
+
+
+@given(_shown.filter(lambda name: b":" not in name), _shown)
+def test_credentials_come_through(name: bytes, password: bytes) -> None:
+    told = Told([with_login(CONNECT, basic(name, password))], login=True)
+    assert told.logins == [(name, password)]
+
+
+def test_a_kept_connection_is_asked_once() -> None:
+    """As long as it says the same; and again where the session wants it."""
+    told = Told([with_login(GET, basic())], login=True)
+    intake = told.intake
+    for _ in range(2):
+        intake.buffer = with_login(GET, basic())
+        assert isinstance(intake.read(), Request)
+    intake.buffer = with_login(GET, basic(password=b"another"))
+    assert intake.read() == (NAME, b"another")
+    intake.admitted()
+    assert isinstance(intake.read(), Request)
+    intake.proved = b""
+    intake.buffer = with_login(GET, basic(password=b"another"))
+    assert isinstance(intake.read(), Login)
+    intake.admitted()
+    assert isinstance(intake.read(), Request)
+    intake.buffer = GET
+    with pytest.raises(ProtocolError) as caught:
+        intake.read()
+    assert caught.value.reason is Reason.AUTH_REQUIRED
+
+
+def test_from_requests_to_a_tunnel_on_a_kept_connection() -> None:
+    intake = Told([with_login(GET, basic())], login=True).intake
+    intake.buffer = with_login(CONNECT, basic())
+    asked = intake.read()
+    assert (intake.protocol, isinstance(asked, Target)) == ("CONNECT", True)
+
+
+def test_a_bad_request_is_refused_behind_its_login() -> None:
+    data, reason = BAD["connect_with_length"]
+    intake = Intake("auto")
+    intake.login = True
+    intake.buffer = with_login(data, basic())
+    assert isinstance(intake.read(), Login)
+    intake.admitted()
+    with pytest.raises(ProtocolError) as caught:
+        intake.read()
+    assert caught.value.reason is reason
+    assert intake.rejection(reason, "no").startswith(b"HTTP/1.1 400 ")
+
+
+def waiting(data: bytes) -> Intake:
+    """An intake that waits for its login to be looked at, or refused it."""
+    intake = Intake("auto")
+    intake.login = True
+    intake.buffer = data
+    try:
+        while not isinstance(intake.read(), Login):
+            pass
+    except ProtocolError:
+        pass
+    return intake
+
+
+@pytest.mark.parametrize("reason", [Reason.AUTH_FAILED, Reason.AUTH_THROTTLED, Reason.AUTH_BUSY])
+def test_a_login_refused(reason: Reason) -> None:
+    """RFC 1929 section 2: anything but zero is a failure."""
+    assert waiting(GREETING + LOGIN5).rejection(reason, "no") == NOT_LOGGED_IN == b"\x01\x01"
+    assert waiting(b"\x05\x01\x00").rejection(reason, "no") == b"\x05\xff"
+    assert waiting(SOCKS4).rejection(reason, "no") == b"\x00\x5b" + bytes(6)
+    status = b"HTTP/1.1 %d " % reason.status
+    for request, field in product((GET, CONNECT), ([], [basic()])):
+        assert waiting(with_login(request, *field)).rejection(reason, "no").startswith(status)
+
+
+@pytest.mark.parametrize("fields", [[], [basic()], [b"Basic x"]])
+def test_a_login_refused_to_head(fields: list[bytes]) -> None:
+    """RFC 9110 section 9.3.2: an answer to HEAD has no body."""
+    told = waiting(with_login(GET.replace(b"GET", b"HEAD"), *fields))
+    assert told.rejection(Reason.AUTH_REQUIRED, "no").endswith(b"\r\n\r\n")
+
+
+def test_after_its_login_a_socks5_client_gets_replies() -> None:
+    intake = waiting(GREETING + LOGIN5)
+    assert intake.admitted() == LOGGED_IN == b"\x01\x00"
+    assert intake.rejection(Reason.CONNECT_REFUSED, "no") == b"\x05\x05\x00\x01" + bytes(6)
+
+
+@given(st.binary(min_size=1, max_size=80))
+def test_any_bytes_are_taken_or_refused_with_logins(data: bytes) -> None:
+    try:
+        told = Told(cut(data, 1), login=True)
+    except ProtocolError:
+        return
+    assert told.asked is None or told.logins

@@ -14,13 +14,20 @@ from bifrost_lite.wire.netlink import (
     ERROR,
     INTERRUPTED,
     NEW_ADDRESS,
+    RUNNING,
+    UP,
     Address,
+    Link,
     Message,
     NetlinkError,
+    attributes,
     parse,
     parse_address,
     parse_error,
+    parse_link,
     request_addresses,
+    request_links,
+    request_nothing,
 )
 
 LOCAL, PEER = b"\x0a\0\0\x01", b"\x0a\0\0\x02"
@@ -43,9 +50,16 @@ def message(kind: int, payload: bytes = b"", flags: int = 2, length: int | None 
     return struct.pack("=IHHII", length, kind, flags, 7, 4242) + payload + padding
 
 
-def test_request() -> None:
+def link(*attributes: bytes, family: int = 0, number: int = 3, flags: int = UP | RUNNING) -> bytes:
+    return struct.pack("=BBHiII", family, 0, 1, number, flags, 0) + b"".join(attributes)
+
+
+def test_requests() -> None:
     expected = struct.pack("=IHHIIBBBBI", 24, 22, 0x301, 5, 0, 0, 0, 0, 0, 0)
     assert request_addresses(5) == expected
+    expected = struct.pack("=IHHIIBBHiII", 40, 18, 0x301, 6, 0, 0, 0, 0, 0, 0, 0)
+    assert request_links(6) == expected + struct.pack("=HHI", 8, 29, 8)
+    assert request_nothing(7) == struct.pack("=IHHIII", 20, 19, 0x5, 7, 0, 0)
 
 
 def test_messages_of_one_read() -> None:
@@ -83,8 +97,8 @@ def test_addresses() -> None:
 
 
 def test_on_a_point_to_point_link_ours_is_the_local_one() -> None:
-    for attributes in ([attribute(1, PEER), attribute(2, LOCAL)], [attribute(2, LOCAL)]):
-        assert parse_address(address(2, *attributes)) == Address(3, 24, LOCAL)
+    for parts in ([attribute(1, PEER), attribute(2, LOCAL)], [attribute(2, LOCAL)]):
+        assert parse_address(address(2, *parts)) == Address(3, 24, LOCAL)
 
 
 def test_other_families_are_none() -> None:
@@ -111,6 +125,38 @@ def test_broken_addresses(payload: bytes, detail: str) -> None:
     assert isinstance(caught.value, ProtocolError)
 
 
+def test_links() -> None:
+    name = attribute(3, b"wg0\0")
+    assert parse_link(link(attribute(4, b"size"), name)) == Link(3, UP | RUNNING, b"wg0")
+    assert parse_link(link(name, number=70000, flags=0x1002)) == Link(70000, 0x1002, b"wg0")
+
+
+def test_a_port_of_a_bridge_is_another_matter() -> None:
+    assert parse_link(link(attribute(3, b"wg0\0"), family=7)) is None
+
+
+@pytest.mark.parametrize(
+    ("payload", "detail"),
+    [
+        (b"", "a link message is cut"),
+        (link()[:-1], "a link message is cut"),
+        (link(), "a link has no name"),
+        (link(attribute(3, b"\0")), "a link has no name"),
+        (link(attribute(3, b"wg0\0")[:-1]), "the length of an attribute is wrong"),
+    ],
+)
+def test_broken_links(payload: bytes, detail: str) -> None:
+    with pytest.raises(NetlinkError) as caught:
+        parse_link(payload)
+    assert caught.value.detail == detail
+
+
+def test_attributes_lose_their_flags() -> None:
+    data = attribute(0x8003, b"nested") + attribute(0x4004, b"big-endian")
+    assert list(attributes(data)) == [(3, b"nested"), (4, b"big-endian")]
+    assert list(attributes(b"head" + data, 4)) == list(attributes(data))
+
+
 def test_trailing_bytes_too_short_for_an_attribute_are_padding() -> None:
     assert parse_address(address(2, attribute(2, LOCAL), b"\0\0")) == Address(3, 24, LOCAL)
 
@@ -132,7 +178,7 @@ def test_every_cut_of_a_message_is_noticed() -> None:
 
 @given(st.binary(max_size=300))
 def test_garbage_raises_nothing_else(data: bytes) -> None:
-    for reader in (lambda: list(parse(data)), lambda: parse_address(data)):
+    for reader in (lambda: list(parse(data)), lambda: parse_address(data), lambda: parse_link(data)):
         try:
             reader()
         except NetlinkError:

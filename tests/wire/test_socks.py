@@ -16,6 +16,7 @@ from bifrost_lite.wire.socks import (
     REJECTED4,
     TEXT_LIMIT,
     read_greeting,
+    read_login,
     read_request,
     read_request4,
     reply,
@@ -74,6 +75,45 @@ def test_greeting_of_another_version(first: bytes) -> None:
 def test_greeting_without_methods() -> None:
     """There is nothing to choose from: RFC 1928 section 3 answers 0xFF."""
     assert refusal(read_greeting, b"\x05\x00").reason is Reason.NO_METHOD
+
+
+# RFC 1929.
+
+
+@pytest.mark.parametrize("rest", RESTS)
+@pytest.mark.parametrize("password", [b"x", b"\0\1\xff", b"p" * 255])
+@pytest.mark.parametrize("name", [b"u", "zoë".encode(), b"n" * 255])
+def test_login(name: bytes, password: bytes, rest: bytes) -> None:
+    data = login(name, password)
+    assert grow(read_login, data, rest) == (name, password, len(data))
+
+
+def login(name: bytes, password: bytes) -> bytes:
+    return b"\x01%c%b%c%b" % (len(name), name, len(password), password)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x05" + login(b"u", b"p")[1:], Reason.BAD_REQUEST),
+        (b"\0", Reason.BAD_REQUEST),
+        (login(b"", b"p"), Reason.AUTH_FAILED),
+        (login(b"u", b""), Reason.AUTH_FAILED),
+    ],
+)
+def test_no_login(data: bytes, reason: Reason) -> None:
+    assert refusal(read_login, data).reason is reason
+
+
+@given(st.binary(max_size=600))
+def test_any_login_is_taken_or_refused(data: bytes) -> None:
+    try:
+        found = read_login(data)
+    except ProtocolError:
+        return
+    if found is not None:
+        name, password, end = found
+        assert data[:end] == login(name, password)
 
 
 def request(kind: int, host: bytes, port: bytes = HTTPS, command: int = CONNECT) -> bytes:

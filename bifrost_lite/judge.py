@@ -1,0 +1,72 @@
+"""What new rules would say to the connections that live."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .acl import Networks
+from .config import schema
+from .dial import Guard
+from .errors import ProtocolError
+from .route import Router
+from .target import parse_authority
+
+if TYPE_CHECKING:
+    from .session import Session
+
+KEEP, MOVE, DENY = "keep", "move", "deny"
+
+
+class Judge:
+    """Judges connections by settings.
+
+    Args:
+        settings: the new ones
+        router: their routes
+        guard: why a literal target must not be dialled for a client, or None
+    """
+
+    def __init__(self, settings: schema.Settings, router: Router, guard: Guard) -> None:
+        access = settings.access
+        self._allow = Networks(access.allow or ("0.0.0.0/0", "::/0"))
+        self._deny = Networks(access.deny)
+        self._router = router
+        self._guard = guard
+        self._users = {user.name: user.password_hash for user in settings.users}
+        self._backends = {item.name: item for item in settings.backends}
+
+    def verdict(self, session: Session) -> str:
+        """Whether the connection of `session`, begun now, would be carried as it is (`KEEP`),
+        by another backend (`MOVE`), or not at all (`DENY`)."""
+        client = session.client
+        if not self._allow.contains(client) or self._deny.contains(client):
+            return DENY
+        if session.auth and self._users and not self._knows(session):
+            return DENY
+        try:
+            target = parse_authority(session.host.encode(), None)
+        except ProtocolError:  # cannot be: it has been dialled
+            return DENY
+        if target.packed is not None and self._guard(target.packed, target.port) is not None:
+            return DENY
+        match = self._router.find(target.host, target.packed, target.port, client)
+        if match is None:
+            return DENY
+        leaves = self._leaves(match.backend)
+        if session.backend in leaves:
+            return KEEP
+        blocked = all(isinstance(self._backends[leaf], schema.Block) for leaf in leaves)
+        return DENY if blocked else MOVE
+
+    def _knows(self, session: Session) -> bool:
+        """Whether its login is still good."""
+        users, name = session.policy.users, session.user
+        if users is None or name not in self._users:
+            return False
+        return users.knows(name, self._users[name])
+
+    def _leaves(self, name: str) -> set[str]:
+        item = self._backends[name]
+        if not isinstance(item, schema.Group):
+            return {name}
+        return {leaf for member in item.members for leaf in self._leaves(member)}

@@ -1,0 +1,192 @@
+"""A new configuration for a running daemon: read and build aside, then swap whole.
+
+SIGHUP, `POST config/reload` and `bifrost-lite reload` all come here, one after another. What
+takes long happens in a thread; the loop pays for the swap alone. A fault anywhere leaves
+everything as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from msgspec.structs import fields
+
+from .api.context import Change
+from .api.edits import in_thread
+from .build import Prepared, prepare
+from .config import schema
+from .errors import BindError, ConfigError, Reason
+from .events import ConfigChange, ConfigFault, ConfigRejected
+from .judge import DENY, MOVE, Judge
+from .load import parse_config, read_file
+from .store import Store, revision
+
+if TYPE_CHECKING:
+    from .daemon import Daemon
+
+log = logging.getLogger("bifrost.daemon")
+
+# Sections whose change needs a new process.
+RESTART_SECTIONS = frozenset(("source", "control", "mesh", "pac"))
+# Those that may forbid a connection, or send it another way.
+RULE_SECTIONS = frozenset(("access", "backends", "routes", "users"))
+SLICE = 200  # connections judged before others have their turn
+
+
+class Reloader:
+    """Swaps configurations; see `api.context.House`.
+
+    Args:
+        daemon: whose
+        prepared: the configuration of the start
+        path: its file, None without one
+        revision: of the file's content
+
+    Attributes:
+        store: the file, to be edited; None without one
+        born: the settings of the start
+    """
+
+    def __init__(
+        self, daemon: Daemon, prepared: Prepared, path: str | None, revision: str
+    ) -> None:
+        self.daemon = daemon
+        self.prepared = prepared
+        self.path = path
+        self.store = Store(path) if path is not None else None
+        self.revision = revision
+        self.born = prepared.settings
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
+
+    @property
+    def settings(self) -> schema.Settings:
+        """Those in force."""
+        return self.prepared.settings
+
+    def on_signal(self) -> None:
+        """SIGHUP: reload; any number of signals during a reload make one more."""
+        self._again = True
+        if self._task is None and not self.daemon.stopping:
+            self._task = self.daemon.loop.create_task(self._on_signal(), name="reload")
+
+    async def _on_signal(self) -> None:
+        try:
+            while self._again and not self.daemon.stopping:
+                self._again = False
+                if self.path is None:
+                    log.warning("nothing to reload: the daemon was started without a file")
+                    return
+                try:
+                    await self.reload()
+                except (ConfigError, BindError):
+                    continue  # has been told
+        except Exception:
+            log.exception("the reload failed")
+        finally:
+            self._task = None
+
+    async def reload(self, enforce: bool = False) -> Change:
+        """See `api.context.House`."""
+        async with self._lock:
+            try:
+                prepared, found = await in_thread(self._read)
+                change = self._swap(prepared)
+            except (ConfigError, BindError) as error:
+                self._reject(error)
+                raise
+            self.revision = found
+            return await self._judge_all(prepared, change, enforce)
+
+    async def preview(self, text: bytes) -> Change:
+        """See `api.context.House`."""
+        prepared = await in_thread(lambda: self._parse(text))
+        changed = self._changed(prepared)
+        change = Change(changed, self._restart(prepared), 0, 0, 0, 0)
+        return await self._judge_all(prepared, change, False)
+
+    # Reading, in a thread.
+
+    def _read(self) -> tuple[Prepared, str]:
+        assert self.path is not None
+        raw = read_file(self.path)
+        return self._parse(raw), revision(raw)
+
+    def _parse(self, raw: bytes) -> Prepared:
+        return prepare(parse_config(raw), self.path)
+
+    # Swapping.
+
+    def _changed(self, prepared: Prepared) -> list[str]:
+        """The sections that differ from those in force; a list is part of the routes."""
+        settings, old = prepared.settings, self.settings
+        return [
+            field.name
+            for field in fields(settings)
+            if getattr(settings, field.name) != getattr(old, field.name)
+            or (field.name == "routes" and prepared.lists != self.prepared.lists)
+        ]
+
+    def _restart(self, prepared: Prepared) -> bool:
+        """Whether something differs from what this process runs with, and a reload leaves."""
+        return any(
+            getattr(prepared.settings, section) != getattr(self.born, section)
+            for section in RESTART_SECTIONS
+        )
+
+    def _swap(self, prepared: Prepared) -> Change:
+        """Put a configuration in force.
+
+        Raises:
+            BindError: a new listener cannot have its address; nothing has changed
+        """
+        daemon = self.daemon
+        changed = self._changed(prepared)
+        daemon.apply(prepared, changed)
+        self.prepared = prepared
+        restart = self._restart(prepared)
+        log.info("configuration reloaded: %s", ", ".join(changed) or "nothing changed")
+        daemon.hub.publish("config.reload", ConfigChange(changed, restart))
+        return Change(changed, restart, 0, 0, 0, 0)
+
+    def _reject(self, error: ConfigError | BindError) -> None:
+        """Tell every fault to the log and the watchers."""
+        if isinstance(error, ConfigError):
+            told = [ConfigFault(f.section, f.field, f.message) for f in error.faults]
+            texts = [str(fault) for fault in error.faults]
+        else:
+            told, texts = [ConfigFault("listen", "", str(error))], [str(error)]
+        for text in texts:
+            log.error("configuration rejected: %s", text)
+        self.daemon.hub.publish("config.rejected", ConfigRejected(told))
+
+    async def _judge_all(self, prepared: Prepared, change: Change, enforce: bool) -> Change:
+        """Count what the rules would do to the connections that live; with `enforce` close
+        those that they deny."""
+        daemon = self.daemon
+        sessions = list(daemon.plane.connections.values())
+        moved = denied = closed = 0
+        if RULE_SECTIONS & {*change.changed} or enforce:
+            judge = Judge(
+                prepared.settings,
+                prepared.router,
+                daemon.builder.guard(prepared.settings.access.allow_local),
+            )
+            for number, session in enumerate(sessions):
+                if number % SLICE == SLICE - 1:
+                    await asyncio.sleep(0)
+                if session.id not in daemon.plane.connections:
+                    continue  # over meanwhile
+                verdict = judge.verdict(session)
+                moved += verdict == MOVE
+                denied += verdict == DENY
+                if enforce and verdict == DENY:
+                    closed += 1
+                    session.close(Reason.ENFORCED)
+        if closed:
+            log.info("the new rules closed %d connections", closed)
+        kept = len(daemon.plane.connections)
+        return change._replace(kept=kept, moved=moved, denied=denied, closed=closed)
