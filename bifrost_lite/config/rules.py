@@ -189,6 +189,23 @@ def _health(item: Dialing, path: Path) -> Findings:
         yield (*path, "timeout"), "is longer than the interval"
 
 
+def _own_upstreams(settings: Settings) -> Findings:
+    """A proxy that is its own upstream would go round until its caps hold."""
+    own = {
+        (values.address(item.address), item.port): f"listen[{index}]"
+        for index, item in enumerate(settings.listen)
+    }
+    for index, item in enumerate(settings.backends):
+        if isinstance(item, HttpProxy) and item.address:
+            target = values.authority(item.address)
+            everywhere = bytes(len(target.packed or b""))
+            found = own.get((target.packed or b"", target.port))
+            if found is None and target.packed and _loopback.contains(target.packed):
+                found = own.get((everywhere, target.port))
+            if found is not None:
+                yield ("backends", index, "address"), f"is this proxy itself, its {found}"
+
+
 def _groups(settings: Settings) -> Findings:
     groups = {item.name: item for item in settings.backends if isinstance(item, Group)}
     known = {item.name for item in settings.backends}
@@ -272,6 +289,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], Findings]], ...] = (
     (("control", "mesh"), _join_token),
     (("resolver",), _resolver),
     (("backends",), _backends),
+    (("listen", "backends"), _own_upstreams),
     (("backends",), _groups),
     (("backends", "routes"), _routes),
     (("users",), _users),
