@@ -28,7 +28,7 @@ _origin_re = re.compile(
 _LOOPBACK_ORIGINS = frozenset(("localhost", "127.0.0.1", "::1"))
 _PREFLIGHT = (
     "Access-Control-Allow-Methods: GET, HEAD, POST, PUT, PATCH, DELETE",
-    "Access-Control-Allow-Headers: Authorization, Content-Type, Last-Event-ID",
+    "Access-Control-Allow-Headers: Authorization, Content-Type, If-Match, Last-Event-ID",
     "Access-Control-Max-Age: 600",
 )
 
@@ -166,7 +166,11 @@ class Guard:
             )
         if match is not None and (match[1], name, match[3] or "80") == ("http", host, port):
             return ()
-        allow = (f"Access-Control-Allow-Origin: {origin}", "Vary: Origin")
+        allow = (
+            f"Access-Control-Allow-Origin: {origin}",
+            "Access-Control-Expose-Headers: ETag",
+            "Vary: Origin",
+        )
         return allow + _PREFLIGHT if call.method == "OPTIONS" else allow
 
     def _unauthorized(

@@ -25,7 +25,6 @@ from .dial import Dialler, Guard
 from .dispatch import Dispatcher
 from .errors import ConfigError, Fault, Reason
 from .links import Links
-from .lists import RouteList
 from .load import load_lists
 from .plane import Policy
 from .relay import PIPES
@@ -35,6 +34,7 @@ from .way import Way
 
 if TYPE_CHECKING:
     from .backends.group import Group
+    from .lists import RouteList
     from .users import Users
 
 log = logging.getLogger("bifrost.daemon")
@@ -251,16 +251,18 @@ class Builder:
         conditions: Mapping[str, Condition],
     ) -> dict[str, Backend]:
         asked = {item.name: item for item in settings.backends}
+        groups = [item for item in settings.backends if isinstance(item, schema.Group)]
+        members = {name for group in groups for name in group.members}
         backends: dict[str, Backend] = {}
 
         def make(name: str) -> Backend:
             """A group is made after its members, wherever it stands."""
             if name not in backends:
                 item = asked[name]
-                condition = conditions.get(name) or self._condition(item)
+                condition = self._condition(item, name in members, conditions.get(name))
                 if isinstance(item, schema.Group):
-                    members = tuple(make(member) for member in item.members)
-                    backends[name] = _group(item, members, condition)
+                    within = tuple(make(member) for member in item.members)
+                    backends[name] = _group(item, within, condition)
                 else:
                     backends[name] = self._leaf(item, condition, resolver, settings.resolver, guard)
             return backends[name]
@@ -269,13 +271,21 @@ class Builder:
             make(name)
         return {name: backends[name] for name in asked}
 
-    def _condition(self, item: schema.Backend) -> Condition:
+    def _condition(
+        self, item: schema.Backend, member: bool, kept: Condition | None
+    ) -> Condition:
+        """That of a backend: the one it has, or a fresh one. A group is no use without a look
+        at its members, and to look at clients' connections costs nothing."""
+        dials = isinstance(item, schema.Dialing)
         health = item.health if isinstance(item, schema.Dialing) else schema.Health()
-        name = item.name
+        passive = health.type == "passive" or (dials and member and health.type == "none")
+        watched = passive or health.type != "none"
+        if kept is not None and (kept.watched, kept.passive) == (watched, passive):
+            return kept
         return Condition(
-            partial(self._changed, name),
-            watched=health.type != "none",
-            passive=health.type == "passive",
+            partial(self._changed, item.name),
+            watched=watched,
+            passive=passive,
             fall=health.fall,
             rise=health.rise,
             hold_down=health.hold_down,

@@ -123,11 +123,12 @@ class Check:
                 self._out = self._out[sock.send(self._out) :]
             while not self._out:
                 data = sock.recv(_READ)
+                if not data:
+                    self._finish("The connection ended before the answer was complete.")
+                    return
                 self._buffer += data
                 self._left -= len(data)
                 why = self._read()
-                if why is None and not data:
-                    why = "The connection ended before the answer was complete."
                 if why is None and self._left <= 0:
                     why = f"There is no status in the first {ANSWER_LIMIT >> 10} KiB."
                 if why is not None:

@@ -141,13 +141,14 @@ def _quick(address: str, port: int | None) -> Settings:
 
 
 def _check(args: Args) -> int:
-    from .load import load, load_lists, memory_budget
+    from .build import prepare
+    from .load import load, memory_budget
     from .show import json_text, printable, size, table
 
     path = args.words[0]
     try:
         settings = load(path)
-        lists = load_lists(settings, path)
+        lists = prepare(settings, path).lists
     except ConfigError as error:
         if "json" in args.options:
             faults = [fault._asdict() for fault in error.faults]

@@ -127,8 +127,9 @@ class Daemon:
         settings = self.reloader.settings
         for listen in settings.listen:
             Listener(
-                self.plane, listen.name, listen.address, listen.port, listen.protocol, listen.auth
-            )
+                self.plane, listen.name, listen.address, listen.port, listen.protocol,
+                listen.auth, listen.udp,
+            )  # fmt: skip
         self.control.start()
         self._note_ports()
         self.monitor.adopt(self.plane.policy.backends, settings.backends)

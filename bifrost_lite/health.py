@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from time import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from .backends.base import Backend, Connecting
 from .check import Check
@@ -28,7 +28,6 @@ from .dispatch import Dispatcher
 from .events import BackendHealth, Data, rfc3339
 
 if TYPE_CHECKING:
-    from .backends.group import Group
     from .wireguard import Done as PeersDone
 
 log = logging.getLogger("bifrost.health")
@@ -138,7 +137,6 @@ class Monitor:
             self._plan(watch, watch.begun + self._random() * min(SPREAD, watch.health.interval))
         for watch in self._watches.values():
             self._tell(watch)
-        self._refresh()
 
     def changed(self, name: str, condition: Condition) -> None:
         """The state of a backend changed; for `Condition`."""
@@ -149,7 +147,6 @@ class Monitor:
         if condition.state == WAITING:
             self._drop((watch,))
         self._plan(watch, self._loop.time() if condition.state == SUSPECT else None)
-        self._refresh()
 
     def hurry(self, name: str) -> None:
         """Check a backend soon, if it is checked at all: something about its device changed."""
@@ -168,12 +165,6 @@ class Monitor:
         self._watches = {}
 
     # Inside.
-
-    def _refresh(self) -> None:
-        """Let groups follow their members; one that changes comes back here by `changed`."""
-        for watch in list(self._watches.values()):
-            if watch.backend.members:
-                cast("Group", watch.backend).refresh(self._loop.time())
 
     def _tell(self, watch: Watch) -> None:
         """Tell of the state if it is not the one that was told last."""
@@ -272,7 +263,6 @@ class Monitor:
 
     def _drop(self, watches: Iterable[Watch]) -> None:
         """Do nothing more for them."""
-        self._starting = True  # not yet: the next in the queue may be one of them
         for watch in watches:
             _disarm(watch)
             if watch.queued:
@@ -282,7 +272,6 @@ class Monitor:
             if check is not None:
                 check.cancel()
                 self._running -= 1
-        self._starting = False
         self._start()
 
 

@@ -12,7 +12,7 @@ from .route import Router
 from .target import parse_authority
 
 if TYPE_CHECKING:
-    from .session import Session
+    from .plane import Carried
 
 KEEP, MOVE, DENY = "keep", "move", "deny"
 
@@ -35,13 +35,13 @@ class Judge:
         self._users = {user.name: user.password_hash for user in settings.users}
         self._backends = {item.name: item for item in settings.backends}
 
-    def verdict(self, session: Session) -> str:
+    def verdict(self, session: Carried) -> str:
         """Whether the connection of `session`, begun now, would be carried as it is (`KEEP`),
         by another backend (`MOVE`), or not at all (`DENY`)."""
         client = session.client
         if not self._allow.contains(client) or self._deny.contains(client):
             return DENY
-        if session.auth and self._users and not self._knows(session):
+        if session.listener.auth and self._users and not self._knows(session):
             return DENY
         try:
             target = parse_authority(session.host.encode(), None)
@@ -58,7 +58,7 @@ class Judge:
         blocked = all(isinstance(self._backends[leaf], schema.Block) for leaf in leaves)
         return DENY if blocked else MOVE
 
-    def _knows(self, session: Session) -> bool:
+    def _knows(self, session: Carried) -> bool:
         """Whether its login is still good."""
         users, name = session.policy.users, session.user
         if users is None or name not in self._users:

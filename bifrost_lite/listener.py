@@ -50,6 +50,7 @@ class Listener:
         port: 0 for any free one
         protocol: auto, http or socks
         auth: clients must log in here where there are users
+        udp: SOCKS5 clients may use UDP ASSOCIATE
         shared: others listen on this port at addresses that overlap, and are about to close;
             they have been told by `share`
 
@@ -71,6 +72,7 @@ class Listener:
         port: int,
         protocol: str,
         auth: bool = True,
+        udp: bool = False,
         shared: bool = False,
     ) -> None:
         self.plane = plane
@@ -79,6 +81,7 @@ class Listener:
         self.asked_port = port
         self.protocol = protocol
         self.auth = auth
+        self.udp = udp
         self.starved = False
         self._last_starved = -BURST_GAP
         self._family = AF_INET6 if ":" in address else AF_INET
@@ -231,7 +234,7 @@ def swap(plane: Plane, wanted: Sequence[Listen]) -> None:
                 rival.share(True)
             opened[index] = Listener(
                 plane, listen.name, listen.address, listen.port, listen.protocol,
-                listen.auth, bool(rivals),
+                listen.auth, listen.udp, bool(rivals),
             )  # fmt: skip
     except BindError:
         for listener in opened.values():
@@ -245,6 +248,7 @@ def swap(plane: Plane, wanted: Sequence[Listen]) -> None:
     now = {**kept, **opened}
     plane.listeners[:] = [now[index] for index in range(len(wanted))]
     for listener, listen in zip(plane.listeners, wanted, strict=True):
-        listener.name, listener.protocol, listener.auth = listen.name, listen.protocol, listen.auth
+        listener.name, listener.protocol = listen.name, listen.protocol
+        listener.auth, listener.udp = listen.auth, listen.udp
     for listener in opened.values():
         announce(listener)

@@ -30,6 +30,7 @@ _ANSWER = 2 * 1024  # a name in the DNS cache with 32 addresses
 _PATTERN = 256  # one pattern of a route in the indexes
 _FAILURES = 512  # an address that gave ten wrong tokens
 _LOGIN = 512  # credentials that were right, and the answers to them
+_EDIT = 19 * 1024 * 1024  # a configuration of MAX_FILE being read, judged, written and loaded
 _WATCHER = 16 * 1024  # a WebSocket or log stream besides its queue
 _QUEUE = 256 * 1024  # what may wait for a WebSocket client
 
@@ -240,6 +241,7 @@ def memory_budget(
         (f"{log.ring} log entries", log.ring * _LOG_ENTRY),
         (f"{log.requests} finished requests", log.requests * _FINISHED),
         (f"{CONNECTIONS} control connections", CONNECTIONS * (HEAD_LIMIT + BODY_LIMIT)),
+        ("a configuration being replaced", _EDIT),
         (f"{control.max_clients} WebSocket clients", control.max_clients * (_WATCHER + _QUEUE)),
         (
             f"{control.max_subscribers} log streams",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,8 +18,10 @@ from .route import Candidate
 
 if TYPE_CHECKING:
     from .listener import Listener
+    from .lists import RouteList
     from .session import Session
     from .users import Users
+    from .way import Way
 
 log = logging.getLogger("bifrost.plane")
 
@@ -44,6 +46,8 @@ class Router(Protocol):
     def find(
         self, host: str, packed: bytes | None, port: int, client: bytes
     ) -> Match | None: ...
+    @property
+    def lists(self) -> Mapping[str, RouteList]: ...
     def explain(
         self, host: str, packed: bytes | None, port: int, client: bytes
     ) -> list[Candidate]: ...
@@ -96,6 +100,47 @@ class Policy:
         )
 
 
+class Client(Protocol):
+    """The connection of a client: a `session.Session` or a `udp.Association`."""
+
+    client: bytes
+    refusal: Reason | None
+
+    @property
+    def busy(self) -> bool: ...
+    def on_idle_check(self) -> None: ...
+    def close(self, reason: Reason) -> None: ...
+
+
+class Carried(Protocol):
+    """What goes to one target: a `session.Session` or a `flow.Flow`; see the attributes of
+    the former."""
+
+    asked: float
+    backend: str
+    began: float
+    client: bytes
+    client_ip: str
+    client_port: int
+    host: str
+    id: int
+    listener: Listener
+    policy: Policy
+    protocol: str
+    refusal: Reason | None
+    route: str
+    started: float
+    user: str
+    way: Way
+
+    @property
+    def bytes_sent(self) -> int: ...
+    @property
+    def bytes_received(self) -> int: ...
+    def on_idle_check(self) -> None: ...
+    def close(self, reason: Reason) -> None: ...
+
+
 class Plane:
     """The data plane.
 
@@ -114,6 +159,7 @@ class Plane:
         refusing: clients being answered although there is no room for them
         total: connections since the start
         refused: connections turned away at a cap since the start
+        dropped: datagrams that were not passed on since the start
         failures: count of each `Reason` word that a request failed with
         stopping: no client may ask for more
         drained: called when the last client is gone
@@ -133,13 +179,14 @@ class Plane:
         self.publish = publish
         self.finished = finished
         self.listeners: list[Listener] = []
-        self.connections: dict[int, Session] = {}
-        self.sessions: set[Session] = set()
+        self.connections: dict[int, Carried] = {}
+        self.sessions: set[Client] = set()
         self.clients: dict[bytes, int] = {}
         self.admitted = 0
         self.refusing = 0
         self.total = 0
         self.refused = 0
+        self.dropped = 0
         self.failures: dict[str, int] = {}
         self.stopping = False
         self.drained: Callable[[], None] = lambda: None
@@ -172,7 +219,7 @@ class Plane:
         self.admitted += 1
         return None
 
-    def leave(self, session: Session) -> None:
+    def leave(self, session: Client | Carried) -> None:
         """A client's connection is gone."""
         self.sessions.discard(session)
         if session.refusal is not None:
@@ -201,7 +248,7 @@ class Plane:
 
     # The life of a connection.
 
-    def opened(self, session: Session) -> None:
+    def opened(self, session: Carried) -> None:
         """The path to the target stands."""
         self._ids += 1
         self.total += 1
@@ -225,7 +272,7 @@ class Plane:
             ),
         )
 
-    def closed(self, session: Session, reason: Reason) -> None:
+    def closed(self, session: Carried, reason: Reason) -> None:
         """The path to the target is gone; its session still has the final counts."""
         del self.connections[session.id]
         self.idle.stop(session)
@@ -252,7 +299,7 @@ class Plane:
             ),
         )
 
-    def failed(self, session: Session, reason: Reason) -> None:
+    def failed(self, session: Carried, reason: Reason) -> None:
         """A request was refused or could not be carried."""
         self.failures[reason.word] = self.failures.get(reason.word, 0) + 1
         self._ids += 1
@@ -271,7 +318,7 @@ class Plane:
 
     def record(
         self,
-        session: Session,
+        session: Carried,
         method: str,
         url: str,
         status: int | None,
@@ -339,5 +386,5 @@ def _time_up(session: Session) -> None:
     session.on_time_up()
 
 
-def _idle_check(session: Session) -> None:
+def _idle_check(session: Client | Carried) -> None:
     session.on_idle_check()

@@ -17,6 +17,7 @@ from .api.context import Change
 from .api.edits import in_thread
 from .build import Prepared, prepare
 from .config import schema
+from .config.schema import RESTART_SECTIONS
 from .errors import BindError, ConfigError, Reason
 from .events import ConfigChange, ConfigFault, ConfigRejected
 from .judge import DENY, MOVE, Judge
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bifrost.daemon")
 
-# Sections whose change needs a new process.
-RESTART_SECTIONS = frozenset(("source", "control", "mesh", "pac"))
 # Those that may forbid a connection, or send it another way.
 RULE_SECTIONS = frozenset(("access", "backends", "routes", "users"))
 SLICE = 200  # connections judged before others have their turn
@@ -66,6 +65,10 @@ class Reloader:
     def settings(self) -> schema.Settings:
         """Those in force."""
         return self.prepared.settings
+
+    def guard(self, packed: bytes, port: int) -> Reason | None:
+        """See `api.context.House`."""
+        return self.daemon.builder.guard(self.settings.access.allow_local)(packed, port)
 
     def on_signal(self) -> None:
         """SIGHUP: reload; any number of signals during a reload make one more."""

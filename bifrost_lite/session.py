@@ -6,6 +6,7 @@
     logging in     on_waiting   right -> reading goes on; wrong -> lingering
     dialling       on_waiting   connected -> tunnel or HTTP exchange; failed -> lingering
     tunnel         Tunnel       both sides ended, a fault, idle, or the operator -> closed
+    -              Association  has taken the client over for its datagrams
     HTTP exchange  Forward      answered -> silent or closed; failed -> lingering
     silent         on_request   bytes -> reading; nothing for a minute -> closed
     lingering      Linger       the client has read its refusal -> closed
@@ -38,6 +39,7 @@ from .wire.intake import Intake, Login
 if TYPE_CHECKING:
     from .listener import Listener
     from .users import Check
+    from .wire.socks import Associate
 
 _RESET = pack("ii", 1, 0)  # linger on, 0 s: close sends RST
 
@@ -67,10 +69,10 @@ class Session(Intake):
     """
 
     __slots__ = (
-        "asked", "auth", "backend", "began", "check", "client", "client_ip", "client_port", "dial",
-        "dialling", "down", "extra_received", "extra_sent", "fd", "forward", "host", "id", "moved",
-        "noticed", "open", "plane", "policy", "refusal", "route", "sock", "started", "timer", "up",
-        "user", "way",
+        "asked", "backend", "began", "check", "client", "client_ip", "client_port", "dial",
+        "dialling", "down", "extra_received", "extra_sent", "fd", "forward", "host", "id",
+        "listener", "moved", "noticed", "open", "plane", "policy", "refusal", "route", "sock",
+        "started", "timer", "up", "user", "way",
     )  # fmt: skip
 
     way: Way
@@ -89,8 +91,8 @@ class Session(Intake):
         Intake.__init__(self, listener.protocol)
         self.plane = plane
         self.policy = policy = plane.policy
-        self.auth = listener.auth
-        self.login = policy.users is not None and self.auth
+        self.listener = listener
+        self.login = policy.users is not None and listener.auth
         self.sock = sock
         self.fd = fd
         self.client = client
@@ -199,24 +201,24 @@ class Session(Intake):
             if isinstance(asked, Target):
                 self.leave_http()
                 self.reach(asked)
-            elif isinstance(asked, Login):
-                self._log_in(asked)
+            elif isinstance(asked, tuple):
+                if isinstance(asked, Login):
+                    self._log_in(asked)
+                else:
+                    self._associate(asked)
             else:
                 if self.forward is None:
                     self.forward = Forward(self)
                 self.forward.begin(asked)
             return True
         except ProtocolError as error:
-            if self.up is not None:  # kept for this request, which names no target
-                self._close_kept()
-                self.forget()
             self.refuse(error.reason, error.args[0])
             return True
 
     def _adopt_policy(self) -> None:
         """The rules changed since the last request."""
         self.policy = policy = self.plane.policy
-        self.login = policy.users is not None and self.auth
+        self.login = policy.users is not None and self.listener.auth
         self.proved = b""
         self.user = ""
 
@@ -234,6 +236,8 @@ class Session(Intake):
         """
         if self.refusal is not None:
             raise ProtocolError(self.refusal, self.refusal.text)
+        if self.protocol != "HTTP":
+            self.leave_http()  # while its protocol is known to differ
         users = self.plane.policy.users
         if users is None:  # a reload did away with them
             self.on_checked(None)
@@ -255,6 +259,28 @@ class Session(Intake):
         self.plane.dispatcher.handlers[self.fd] = self.on_request
         if not self._read_on() and self.noticed:
             self.on_request(END)
+
+    # Datagrams.
+
+    def _associate(self, asked: Associate) -> None:
+        """Hand the client over to what passes its datagrams on.
+
+        Raises:
+            ProtocolError: it may not have that here, or there is no socket for it
+        """
+        if self.refusal is not None:
+            raise ProtocolError(self.refusal, self.refusal.text)
+        if not self.listener.udp:
+            raise ProtocolError(Reason.BAD_COMMAND, "UDP ASSOCIATE is not served here")
+        from .udp import Association  # who has no datagrams pays for none
+
+        association = Association(self, asked.port)
+        plane = self.plane
+        self.wait(None)
+        self.open = False
+        plane.sessions.discard(self)
+        plane.sessions.add(association)
+        association.start(self.noticed)
 
     # Dialling.
 
@@ -332,6 +358,12 @@ class Session(Intake):
         """Tell the client why not, in its own protocol, and let it read that."""
         if not self.open:
             return
+        if self.check is not None:  # it took too long
+            self.check.cancel()
+            self.check = None
+        if self.up is not None:  # kept for this request, which names no target
+            self._close_kept()
+            self.forget()
         if self.refusal is not None and reason is not self.refusal:
             reason, detail = self.refusal, self.refusal.text
         asked = self.forward.request if self.forward is not None else None
@@ -360,9 +392,6 @@ class Session(Intake):
 
     def on_late_request(self) -> None:
         """The request did not arrive in time; one that sent nothing is just closed."""
-        if self.up is not None:
-            self._close_kept()
-            self.forget()
         if self.protocol:
             self.refuse(Reason.HANDSHAKE_TIMEOUT, Reason.HANDSHAKE_TIMEOUT.text)
         else:

@@ -3,90 +3,276 @@
 An `Association` takes the place of the session that asked for it. Its relay socket is bound
 to the address at which the client reached us and takes datagrams from the address of the
 control connection alone; after the first good one, or where the request named a port, from
-that port alone. It ends with the control connection.
-
-Each target has a `Flow` with a connected socket of its own, so that nobody but the target
-can answer. To those who watch, a flow is a connection, and it counts as one of the client's:
-
-    state        leaves it by
-    ----------   -----------------------------------------------------------------
-    looking up   an address that clients may reach -> standing; none -> closed
-    standing     a minute without a datagram, another target needs its place, its
-                 way is gone, the operator, or with its association -> closed
-
-Nothing waits for a socket to become writable: a datagram that cannot go on at once is
-dropped, as it may be anywhere on its way, and counted. The sockets are level-triggered, so
-that a turn may end after a bounded number of datagrams.
+that port alone. What goes to one target is a `flow.Flow`. All ends with the control
+connection, which may be silent as long as datagrams move.
 """
 
 from __future__ import annotations
 
-import errno
 from _socket import socket as Socket
-from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOL_SOCKET
-from typing import TYPE_CHECKING, Protocol, cast
+from socket import SOCK_DGRAM
+from typing import TYPE_CHECKING
 
-from .condition import WAITING
-from .dial import _REASONS, _SO_BINDTODEVICE, RESOLUTION_DELAY, SO_MARK, Dialler, Lookup
 from .dispatch import END, IN
-from .errors import DENIED, ProtocolError, Reason
-from .target import Target, pack, unpack
-from .way import FAULTS, Way
-from .wire.udp import HEADER_LIMIT, associated, header_end, make_header, read_target
+from .errors import ProtocolError, Reason
+from .flow import BATCH, BUFFER, VIEW, Flow, family, reason_of
+from .target import pack, unpack
+from .wire.udp import associated, header_end, read_target
 
 if TYPE_CHECKING:
+    from .listener import Listener
+    from .plane import Plane, Policy
     from .session import Session
 
 TARGETS = 32  # flows of one association
-QUIET = 60.0  # seconds without a datagram after which a flow ends
-RETRY = 2.0  # seconds until a target that came to nothing is tried again
 REFUSED = 64  # targets of one association that came to nothing and are remembered
-PENDING = 8  # datagrams of one flow that wait for an address
-HELD = 65536  # bytes that wait so, over all flows of an association
-BATCH = 16  # reads from one socket in one turn
-
-# One datagram at a time is in here, with room for a header before it. 65,507 bytes are the
-# most that UDP carries over IPv4, and 65,527 over IPv6.
-_buffer = bytearray(HEADER_LIMIT + 65536)
-_view = memoryview(_buffer)
-_behind = _view[HEADER_LIMIT:]
-# The way is gone, or our address on it: the next datagram needs another socket.
-_LOST = frozenset((
-    errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV,
-))  # fmt: skip
-
-
-class _Leaf(Protocol):
-    """A backend that dials by itself."""
-
-    dialler: Dialler
+RETRY = 2.0  # seconds until such a target is tried again
+QUIET = 60.0  # seconds without a datagram after which a flow ends
 
 
 class Association:
     """What a client may send datagrams through.
 
     Args:
-        session: asked for it; its connection is taken over by `start`
+        session: asked for it; `start` takes its place
         port: that the client says it will send from, 0 where it does not say
 
     Attributes:
-        flows: those that count, by the header that their client sends
+        client, client_ip, client_port, user, listener: of the session
+        policy: the rules that the login and the refusals go by
+        flows: those that look up or stand, by the header that their datagrams begin with
         held: bytes that wait in them for an address
         moved: datagrams that went through
-        peer: address and port that the client's datagrams come from, None before the first
+        peer: text and port of the address that datagrams come from, None before the first
 
     Raises:
         ProtocolError: there is no socket for it
     """
 
     __slots__ = (
-        "checked", "fd", "flows", "held", "idle", "moved", "open", "peer", "policy", "port",
-        "refused", "relay", "relay_fd", "reply", "scope", "session", "sock",
+        "client", "client_ip", "client_port", "fd", "flows", "held", "listener", "moved", "open",
+        "peer", "plane", "policy", "port", "quiet", "refused", "relay", "relay_fd", "scope",
+        "seen", "sock", "user",
     )  # fmt: skip
 
     refusal: Reason | None = None
 
     def __init__(self, session: Session, port: int) -> None:
-        # Who the client is, and what it may do; it is over but for that.
-        self.session = session
-        self.plane = session.plane
+        self.plane: Plane = session.plane
+        self.policy: Policy = session.policy
+        self.listener: Listener = session.listener
+        self.sock: Socket = session.sock
+        self.fd: int = session.fd
+        self.client: bytes = session.client
+        self.client_ip: str = session.client_ip
+        self.client_port: int = session.client_port
+        self.user: str = session.user
+        self.port = port
+        self.open = True
+        self.flows: dict[bytes, Flow] = {}
+        self.refused: dict[bytes, float] = {}  # by header: when to try again
+        self.held = self.moved = self.seen = 0
+        self.peer: tuple[str, int] | None = None
+        self.quiet = self.plane.dispatcher.common_deadlines(QUIET, Flow.on_quiet)
+        local = self.sock.getsockname()
+        self.scope: int = local[3] if len(local) == 4 else 0  # of a link-local address
+        packed = pack(local[0].partition("%")[0])
+        assert packed is not None
+        try:
+            self.relay = self._bind(packed)
+        except OSError as error:
+            reason = reason_of(error)
+            raise ProtocolError(reason, reason.text) from None
+        self.relay_fd = self.relay.fileno()
+
+    def _bind(self, packed: bytes) -> Socket:
+        sock = Socket(family(packed), SOCK_DGRAM)
+        try:
+            sock.setblocking(False)
+            sock.bind(self._place(packed, 0))
+            if self.port:
+                sock.connect(self._place(self.client, self.port))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _place(self, packed: bytes, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+        """An address on this client's network as sockets want it."""
+        text = unpack(packed)
+        return (text, port) if len(packed) == 4 else (text, port, 0, self.scope)
+
+    def start(self, noticed: int) -> None:
+        """Serve the client, and tell it where.
+
+        Args:
+            noticed: events of the control connection that nobody has read for yet
+        """
+        dispatcher = self.plane.dispatcher
+        dispatcher.handlers[self.fd] = self.on_control
+        dispatcher.attach(self.relay_fd, self.on_datagram, edge=False)
+        self.plane.idle.start(self)
+        address, port = self.relay.getsockname()[:2]
+        packed = pack(address.partition("%")[0])
+        assert packed is not None
+        try:
+            self.sock.send(associated(packed, port))
+        except OSError:
+            self.close(Reason.CLIENT_RESET)
+            return
+        if noticed:
+            self.on_control(END)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something would be cut off if it ended now."""
+        return bool(self.flows)
+
+    # The control connection.
+
+    def on_control(self, mask: int) -> None:
+        """The client ended it, or says what nobody asked for."""
+        for _ in range(BATCH):
+            try:
+                data = self.sock.recv(4096)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.close(Reason.CLIENT_RESET)
+                return
+            if not data:
+                self.close(Reason.CLOSED)
+                return
+        self.plane.dispatcher.again(self.go_on)
+
+    def go_on(self) -> None:
+        """Others had their turn."""
+        if self.open:
+            self.on_control(END)
+
+    # The client's datagrams.
+
+    def on_datagram(self, mask: int) -> None:
+        """Pass on what the client sends to its targets."""
+        plane = self.plane
+        receive = self.relay.recvfrom_into
+        for _ in range(BATCH):
+            try:
+                size, source = receive(BUFFER)
+            except BlockingIOError:
+                return
+            except OSError:  # the client did not take an earlier one
+                continue
+            end = header_end(BUFFER, size)
+            if not end or (source[:2] != self.peer and not self._is_client(source)):
+                plane.dropped += 1
+                continue
+            header = bytes(VIEW[:end])
+            flow = self.flows.get(header) or self._begin(header, source)
+            if flow is not None:
+                flow.send(VIEW[end:size])
+            else:
+                plane.dropped += 1
+                if not self.open:
+                    return
+
+    def _is_client(self, source: tuple[str, int]) -> bool:
+        """Whether the first datagram may come from there. A zone follows a link-local address."""
+        return (
+            self.peer is None
+            and source[0].partition("%")[0] == self.client_ip
+            and self.port in (0, source[1])
+        )
+
+    def _begin(self, header: bytes, source: tuple[str, int]) -> Flow | None:
+        """A flow to where this header says, None where there cannot be one."""
+        try:
+            target = read_target(header)
+        except ProtocolError:
+            return None
+        plane = self.plane
+        if self.peer is None:
+            self.peer = source[:2]
+            if not self.port:  # from now on the kernel keeps others out
+                try:
+                    self.relay.connect(self._place(self.client, source[1]))
+                except OSError:
+                    self.close(Reason.CLIENT_RESET)
+                    return None
+        if plane.policy is not self.policy and not self._adopt_policy():
+            return None
+        if plane.stopping or self.refused.get(header, 0.0) > plane.dispatcher.now:
+            return None
+        flow = Flow(self, header, target)
+        flow.begin()
+        return flow if flow.open else None
+
+    def _adopt_policy(self) -> bool:
+        """The rules changed. Nobody can be asked for a password here: who had to log in and
+        is not known to be still welcome has to come again."""
+        policy = self.plane.policy
+        if self.listener.auth and policy.users not in (None, self.policy.users):
+            self.close(Reason.ENFORCED)
+            return False
+        self.policy = policy
+        self.refused.clear()
+        return True
+
+    def admit(self, flow: Flow) -> Reason | None:
+        """Count a flow as a connection, or tell why there is no room for it. The one that was
+        quiet longest makes way."""
+        plane, flows = self.plane, self.flows
+        policy = plane.policy
+        if flows and (
+            len(flows) >= TARGETS
+            or plane.admitted >= policy.max_connections
+            or plane.clients[self.client] >= policy.max_per_client
+        ):
+            since = self.quiet.since
+            min(flows.values(), key=lambda flow: since[flow]).close(Reason.TOO_MANY_CLIENT)
+        reason = plane.admit(self.client)
+        if reason is None:
+            flows[flow.header] = flow
+            self.quiet.start(flow)
+        return reason
+
+    def refuse(self, header: bytes) -> bool:
+        """Remember that a target came to nothing; whether that is news."""
+        refused = self.refused
+        news = refused.pop(header, None) is None
+        if len(refused) >= REFUSED:
+            del refused[next(iter(refused))]
+        refused[header] = self.plane.dispatcher.now + RETRY
+        return news
+
+    # The end.
+
+    def on_idle_check(self) -> None:
+        """A quarter of the idle timeout went by; `seen` is as `Session.moved`."""
+        quarters = (self.seen & 3) + 1 if self.seen >> 2 == self.moved else 0
+        if quarters == 4:
+            self.close(Reason.IDLE_TIMEOUT)
+            return
+        self.seen = self.moved << 2 | quarters
+        self.plane.idle.start(self)
+
+    def close(self, reason: Reason) -> None:
+        """End it, and all its flows with it."""
+        if not self.open:
+            return
+        self.open = False
+        plane = self.plane
+        for flow in list(self.flows.values()):
+            flow.close(reason)
+        plane.idle.stop(self)
+        plane.dispatcher.discard(self.relay_fd, self.relay)
+        plane.dispatcher.discard(self.fd, self.sock)
+        plane.leave(self)
+
+    def crash(self) -> None:
+        """A handler raised: see dispatch.Owner."""
+        self.close(Reason.INTERNAL)
+
+    def wants(self, fd: int) -> int:
+        """For the portable selector."""
+        return IN

@@ -74,6 +74,11 @@ class FakeListener(msgspec.Struct):
 class FakePolicy:
     """The rules in force, as the control plane sees them."""
 
+    denied: frozenset[bytes] = frozenset()
+
+    def admits(self, client: bytes) -> bool:
+        return client not in self.denied
+
     def __init__(self) -> None:
         self.router = Router(())
         self.backends: dict[str, Backend] = {}
@@ -90,6 +95,10 @@ class FakeHouse:
         self.reloads: list[bool] = []
         self.change = Change([], False, 0, 0, 0, 0)
         self.fault: Exception | None = None
+        self.forbidden: frozenset[bytes] = frozenset()
+
+    def guard(self, packed: bytes, port: int) -> Reason | None:
+        return Reason.TARGET_DENIED if packed in self.forbidden else None
 
     async def reload(self, enforce: bool = False) -> Change:
         self.reloads.append(enforce)

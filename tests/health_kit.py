@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from bifrost_lite.backends.base import Backend
 from bifrost_lite.backends.direct import Direct
+from bifrost_lite.backends.group import Group
 from bifrost_lite.condition import Condition
 from bifrost_lite.config import schema
 from bifrost_lite.counters import Counters
@@ -82,13 +83,20 @@ class Bench:
 
     def condition(self, name: str, health: schema.Health) -> Condition:
         return Condition(
-            lambda condition: self.monitor.changed(name, condition),
+            lambda condition: self.changed(name, condition),
             watched=health.type != "none",
             passive=health.type == "passive",
             fall=health.fall,
             rise=health.rise,
             hold_down=health.hold_down,
         )
+
+    def changed(self, name: str, condition: Condition) -> None:
+        """As the builder does it: groups follow."""
+        self.monitor.changed(name, condition)
+        for backend in self.backends.values():
+            if isinstance(backend, Group) and condition is not backend.condition:
+                backend.refresh(self.loop.time())
 
     def make(
         self,
@@ -120,6 +128,12 @@ class Bench:
 
     def adopt(self) -> None:
         self.monitor.adopt(self.backends, self.settings.values())
+
+    def quiet(self, mask: int) -> None:
+        """The handler of a connection that a backend made."""
+
+    def wants(self, fd: int) -> int:
+        return 0
 
     # Time and turns.
 

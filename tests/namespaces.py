@@ -246,6 +246,7 @@ class _Names(NameServer):
         super().__init__(zone)
         self._server.server_close()
         self._server = socketserver.UDPServer((address, 53), self._server.RequestHandlerClass)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
 
 
 class Crossing:

@@ -162,6 +162,7 @@ def test_cors_for_another_port_only() -> None:
     asked = call("Origin: http://router", host="router:7082")
     assert cors(guard(), asked) == {
         "Access-Control-Allow-Origin": "http://router",
+        "Access-Control-Expose-Headers": "ETag",
         "Vary": "Origin",
     }
     assert cors(guard(), call("Origin: http://router:7082", host="router:7082")) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import time
 from _socket import socket as Socket
 from collections.abc import Callable, Iterator
@@ -305,6 +306,36 @@ def test_a_connection_that_takes_little(bench: Bench) -> None:
     assert b"Connection: close\r\n\r\n" in peer.head()
     peer.send(PASS)
     assert over(bench, results) == PASSED
+
+
+@pytest.mark.parametrize("connects", [True, False])
+def test_a_backend_that_is_done_before_it_returns(bench: Bench, connects: bool) -> None:
+    """Then there is nothing to give up: the connection is somebody else's already."""
+    here, there = socket.socketpair()
+    here.setblocking(False)
+
+    class Ready:
+        def cancel(self) -> None:
+            pytest.fail("what is done was given up")
+
+        def probe(self, target: Target, done: Done, forward: bool = False) -> object:
+            if connects:
+                bench.dispatcher.attach(here.fileno(), bench.quiet)
+                done(here, 4, None, None)
+            else:
+                here.close()
+                done(None, 0, Reason.DEVICE_ABSENT, None)
+            return self
+
+        def carriers(self, client: bytes) -> list[object]:
+            return []
+
+    results = run(bench, Ready(), schema.Health(type="http", target="http://192.0.2.1/"))
+    if connects:
+        there.sendall(PASS)
+    assert over(bench, results) == (PASSED if connects else (Reason.DEVICE_ABSENT.text, True))
+    bench.turn()
+    there.close()
 
 
 def test_our_own_failures_tell_nothing(

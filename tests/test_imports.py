@@ -20,7 +20,7 @@ FLOORS = {
         metrics
         mesh mesh.*""",
     "plane": """dispatch way relay resolve query system dial session linger tunnel forward plane listener
-        users udp netlink links wireguard backends backends.*""",
+        users udp flow netlink links wireguard backends backends.*""",
     "control": """control accept hub fanout websocket sse http rest api api.* health check
         auth""",
     "house": "daemon build reload judge store load log cli options commands client show password openwrt openwrt.* __main__",

@@ -133,7 +133,7 @@ async def reload(ctx: Context, call: Call) -> Response:
     if ctx.house.path is None:
         raise no_file()
     wish = call.json(Reload, optional=True)
-    with refusing():
+    with refusing(422):
         return reply(Applied(*await ctx.house.reload(wish.enforce)))
 
 

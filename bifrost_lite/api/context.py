@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..backends.base import Backend
 from ..config.schema import Settings
@@ -15,6 +15,9 @@ from ..ring import Ring
 from ..route import Candidate
 from ..sse import Logs
 
+
+if TYPE_CHECKING:
+    from ..lists import RouteList
 
 class Listener(Protocol):
     """A listener of the proxy."""
@@ -60,6 +63,8 @@ class Session(Protocol):
 class Router(Protocol):
     """The routes in force."""
 
+    @property
+    def lists(self) -> Mapping[str, RouteList]: ...
     def explain(
         self, host: str, packed: bytes | None, port: int, client: bytes
     ) -> list[Candidate]: ...
@@ -72,6 +77,7 @@ class Policy(Protocol):
     def router(self) -> Router: ...
     @property
     def backends(self) -> Mapping[str, Backend]: ...
+    def admits(self, client: bytes) -> bool: ...
 
 
 class Plane(Protocol):
@@ -156,6 +162,9 @@ class House(Protocol):
     @property
     def revision(self) -> str:
         """Of the file's content when it was last loaded; "" without a file."""
+
+    def guard(self, packed: bytes, port: int) -> Reason | None:
+        """Why this literal target must not be dialled for a client, or None."""
 
     async def reload(self, enforce: bool = False) -> Change:
         """Read the file again and put it in force.

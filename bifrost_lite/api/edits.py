@@ -87,12 +87,16 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
-    """Make refusals of what is wrong with a configuration or its file."""
+def refusing(status: int = 400) -> Iterator[None]:
+    """Make refusals of what is wrong with a configuration or its file.
+
+    Args:
+        status: of a configuration with faults: 400 where the call brought it
+    """
     try:
         yield
     except (ConfigError, BindError) as error:
-        raise rejected(error) from None
+        raise rejected(error, status=status) from None
     except StoreError as error:
         status = {"disk_full": 507, "io_error": 500, "busy": 503}.get(error.word, 409)
         raise Refused(status, error.word, error.message) from None
@@ -101,9 +105,10 @@ def refusing() -> Iterator[None]:
 def rejected(
     error: ConfigError | BindError,
     message: str = "The configuration cannot be put in force; nothing changed.",
+    status: int = 422,
 ) -> Refused:
     """The refusal of a configuration that cannot be in force."""
-    return Refused(422, "config_rejected", message, faults=faults_of(error))
+    return Refused(status, "config_rejected", message, faults=faults_of(error))
 
 
 def faults_of(error: ConfigError | BindError) -> Sequence[Fault]:

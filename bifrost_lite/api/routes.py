@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from time import time
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
-from ..acl import is_special
 from ..condition import Condition
 from ..config import schema
 from ..errors import ProtocolError, Reason
@@ -16,10 +15,9 @@ from ..events import rfc3339
 from ..rest import Call, Refused, Response, Route, reply
 from ..route import DEFAULT, Candidate
 from ..target import Target, from_host, pack, read_authority, unpack
-from .context import Context
+from .context import Context, House
 
 if TYPE_CHECKING:
-    from ..lists import RouteList
     from ..way import Way
 
 PORT = 443  # of a test that names none
@@ -125,23 +123,12 @@ class Answer(Struct):
     time: str
 
 
-class _Router(Protocol):
-    @property
-    def lists(self) -> Mapping[str, RouteList]: ...
-
-
-class _Policy(Protocol):
-    @property
-    def router(self) -> _Router: ...
-    def admits(self, client: bytes) -> bool: ...
-
-
 async def list_routes(ctx: Context, call: Call) -> Response:
     """All routes, in the order in which they are asked."""
     routes = ctx.house.settings.routes
     if not routes:
         return reply([_info(schema.Route(name=DEFAULT.route, backend=DEFAULT.backend), 0, True)])
-    lists = cast(_Policy, ctx.plane.policy).router.lists
+    lists = ctx.plane.policy.router.lists
     return reply(
         [
             _info(route, len(lists.get(route.name, ())), False)
@@ -159,10 +146,10 @@ async def try_route(ctx: Context, call: Call) -> Response:
     won = next((one for one in candidates if not one.lost), None)
     backend = policy.backends[won.backend] if won is not None else None
     ways = backend.carriers(client) if backend is not None else []
-    if not cast(_Policy, policy).admits(client):
+    if not policy.admits(client):
         refusal: Reason | None = Reason.ACL_DENIED
     else:
-        refusal = _refusal(target, ways, ctx.house.settings.access.allow_local)
+        refusal = _refusal(target, ways, ctx.house)
     return reply(
         Answer(
             host=target.host,
@@ -224,14 +211,13 @@ def _client(question: Question) -> bytes:
     return packed
 
 
-def _refusal(target: Target, ways: Sequence[Way], allow_local: bool) -> Reason | None:
+def _refusal(target: Target, ways: Sequence[Way], house: House) -> Reason | None:
     """Why the request of a client that may use the proxy would be refused."""
     if not ways:
         return Reason.NO_ROUTE
     if ways[0].type == "block":
         return Reason.BLOCKED
-    special = target.packed is not None and is_special(target.packed)
-    return Reason.TARGET_DENIED if special and not allow_local else None
+    return house.guard(target.packed, target.port) if target.packed is not None else None
 
 
 class _Known(Protocol):

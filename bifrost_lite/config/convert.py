@@ -14,7 +14,7 @@ from msgspec import Meta, structs
 from . import rules, unbuilt, values
 from .faults import Faults, Lines, Path, shown
 from .kinds import extra, unwrap
-from .schema import BACKENDS, Backend, Dialing, Direct, Group, Section, Settings
+from .schema import BACKENDS, Backend, Direct, Section, Settings
 
 _S = TypeVar("_S", bound=Section)
 
@@ -55,14 +55,6 @@ def _complete(settings: Settings) -> Settings:
     backends = settings.backends
     if all(item.name != "direct" for item in backends):
         backends = (*backends, Direct())
-    # A group is no use without a look at its members; this one costs nothing.
-    members = {name for item in backends if isinstance(item, Group) for name in item.members}
-    backends = tuple(
-        structs.replace(item, health=structs.replace(item.health, type="passive"))
-        if isinstance(item, Dialing) and item.name in members and item.health.type == "none"
-        else item
-        for item in backends
-    )
     return structs.replace(settings, listen=listen, routes=routes, backends=backends)
 
 

@@ -139,6 +139,10 @@ def _unmasked(
     if not isinstance(table, Mapping) or table.get(key) != MASK:
         return table
     secret = getattr(stored, key, "")
+    if secret and getattr(stored, "address", None) != table.get("address"):
+        message = "is kept for the stored address alone; write it anew for another"
+        faults.append(Fault(*place((*path, key)), message))
+        return table
     if not secret:
         message = f"'{MASK}' stands for the stored secret, and none is stored here"
         faults.append(Fault(*place((*path, key)), message))

@@ -8,10 +8,7 @@ from msgspec import Meta, structs
 
 from .edit import Document, plain
 from .kinds import extra, unwrap
-from .schema import BACKENDS, Backend, Section, Settings
-
-# Sections whose change needs a new process.
-RESTART_SECTIONS = frozenset(("source", "control", "mesh", "pac"))
+from .schema import BACKENDS, RESTART_SECTIONS, Backend, Section, Settings
 
 
 def described() -> list[Document]:

@@ -377,6 +377,10 @@ class Mesh(Section, frozen=True, kw_only=True):
     networks: Annotated[tuple[MeshNetwork, ...], about("Networks made at start.", most=16)] = ()
 
 
+# Sections whose change needs a new process.
+RESTART_SECTIONS = frozenset(("source", "control", "mesh", "pac"))
+
+
 class Settings(Section, frozen=True, kw_only=True):
     """The whole configuration."""
 

@@ -14,7 +14,6 @@ from .faults import Path
 
 # Path without indexes: the values that may stand there all the same.
 _UNBUILT: dict[tuple[str, ...], tuple[object, ...]] = {
-    ("listen", "udp"): (False,),
     ("control", "ubus"): ("auto", "off"),
     ("pac", "enabled"): (False,),
     ("pac", "proxy"): ("",),

@@ -59,13 +59,13 @@ class Intake:
         # The HTTP request that waits for its login, and the value of its credentials.
         self._pending: tuple[http1.Request, bytes] | None = None
 
-    def read(self) -> Target | http1.Request | Login | bytes | None:
+    def read(self) -> Target | http1.Request | Login | socks.Associate | bytes | None:
         """Go on with what is in the buffer.
 
         Returns:
-            the target of a whole CONNECT or SOCKS request; the head of a whole HTTP request;
-            credentials, after which to call `admitted` or `rejection`; bytes to answer, after
-            which to call again; or None where more is needed
+            the target of a whole CONNECT or SOCKS request, or the whole UDP ASSOCIATE; the head
+            of a whole HTTP request; credentials, after which to call `admitted` or `rejection`;
+            bytes to answer, after which to call again; or None where more is needed
 
         Raises:
             ProtocolError: this is no request that can be served
@@ -108,7 +108,7 @@ class Intake:
             )
         self.protocol = protocol
 
-    def _read_socks5(self) -> Target | Login | bytes | None:
+    def _read_socks5(self) -> Target | Login | socks.Associate | bytes | None:
         if not self.greeted:
             greeting = socks.read_greeting(self.buffer)
             if greeting is None:

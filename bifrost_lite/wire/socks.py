@@ -6,6 +6,8 @@ client may send one byte at a time or everything at once.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ..errors import ProtocolError, Reason
 from ..target import Target, from_host, from_packed
 
@@ -20,6 +22,14 @@ _REPLY5 = [b"\x05%c\x00\x01\x00\x00\x00\x00\x00\x00" % code for code in range(9)
 LOGGED_IN, NOT_LOGGED_IN = b"\x01\x00", b"\x01\x01"
 GRANTED4 = b"\x00\x5a\x00\x00\x00\x00\x00\x00"
 REJECTED4 = b"\x00\x5b\x00\x00\x00\x00\x00\x00"
+
+
+class Associate(NamedTuple):
+    """A request for UDP ASSOCIATE: the port that datagrams will come from, 0 where the client
+    does not know it yet. The address that it names is not looked at: behind a NAT it is
+    nobody's, and all others must be that of its connection."""
+
+    port: int
 
 
 def read_greeting(data: bytes) -> tuple[bytes, int] | None:
@@ -63,12 +73,12 @@ def read_login(data: bytes) -> tuple[bytes, bytes, int] | None:
     return data[2:middle], data[middle + 1 : end], end
 
 
-def read_request(data: bytes) -> tuple[int, Target, int] | None:
-    """The command, target and length of a SOCKS5 request. RFC 1928 sections 4 and 5.
+def read_request(data: bytes) -> tuple[int, Target | Associate, int] | None:
+    """The command, what it asks for, and length of a SOCKS5 request. RFC 1928 sections 4 and 5.
 
     Raises:
-        ProtocolError: wrong version or reserved byte, unknown address type, bad target; the
-            port 0 is a fault for CONNECT only
+        ProtocolError: wrong version or reserved byte, unknown command or address type, BIND,
+            bad target; the port 0 is a fault for CONNECT only
     """
     if len(data) < 5:
         if data[:1] not in (b"", b"\x05"):
@@ -91,9 +101,11 @@ def read_request(data: bytes) -> tuple[int, Target, int] | None:
         raise ProtocolError(Reason.BAD_ADDRESS_TYPE, "the SOCKS address type is unknown")
     if len(data) < end + 2:
         return None
-    if command != CONNECT:
-        raise ProtocolError(Reason.BAD_COMMAND, "only the SOCKS command CONNECT is served")
     port = data[end] << 8 | data[end + 1]
+    if command != CONNECT:
+        if command == UDP_ASSOCIATE:
+            return command, Associate(port), end + 2
+        raise ProtocolError(Reason.BAD_COMMAND, "the SOCKS command BIND is not served")
     host = data[start:end]
     return command, from_host(host, port) if kind == 3 else from_packed(host, port), end + 2
 

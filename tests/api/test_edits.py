@@ -132,7 +132,7 @@ def test_names_that_exist(daemon: Daemon, path: Path, kind: str, item: object) -
 )
 def test_faults(daemon: Daemon, path: Path, kind: str, item: object, fields: list[str]) -> None:
     answer = add(daemon, kind, item)
-    assert (answer.status, answer.json["error"]) == (422, "config_rejected")
+    assert (answer.status, answer.json["error"]) == (400, "config_rejected")
     assert {fault["section"] for fault in answer.json["errors"]} <= {"backends[4]", "routes[2]"}
     assert [fault["field"] for fault in answer.json["errors"]] == fields
     unchanged(daemon, path)

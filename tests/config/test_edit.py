@@ -105,15 +105,24 @@ def test_a_backend_without_a_name_is_called_by_its_type() -> None:
     stored = convert(
         {"backends": [{"type": "http_proxy", "address": "a:1", "username": "u", "password": "p1"}]}
     )
-    item = {"type": "http_proxy", "address": "b:1", "username": "u", "password": MASK}
+    item = {"type": "http_proxy", "address": "a:1", "username": "v", "password": MASK}
     (proxy, _) = revised({"backends": [item]}, stored).backends
     assert isinstance(proxy, HttpProxy)
-    assert (proxy.address, proxy.password) == ("b:1", "p1")
+    assert (proxy.username, proxy.password) == ("v", "p1")
+
+
+def test_a_stored_password_is_sent_to_no_other_address() -> None:
+    item = {"name": "office", "type": "http_proxy", "username": "u"}
+    stored = convert({"backends": [{**item, "address": "a:1", "password": "p1"}]})
+    (told,) = faults({"backends": [{**item, "address": "b:1", "password": MASK}]}, stored)
+    assert told == (
+        "backends[0].password: is kept for the stored address alone; write it anew for another"
+    )
 
 
 def test_masks_with_nothing_behind_them() -> None:
     nothing = f"'{MASK}' stands for the stored secret, and none is stored here"
-    proxy = {"type": "http_proxy", "address": "a:1", "username": "u", "password": MASK}
+    proxy = {"type": "http_proxy", "address": "proxy.example:3128", "username": "u", "password": MASK}
     data: dict[str, object] = {
         "backends": [{**proxy, "name": "office"}, {**proxy, "name": "renamed"},
                      {**proxy, "name": "open"}, {**proxy, "name": ["office"]}],

@@ -12,7 +12,6 @@ from bifrost_lite.errors import ConfigError
 def test_turning_off_is_fine() -> None:
     convert(
         {
-            "listen": [{"udp": False}],
             "control": {"ubus": "off"},
             "pac": {"enabled": False, "proxy": ""},
             "mesh": {
@@ -33,9 +32,9 @@ def test_a_fault_is_told_once() -> None:
 
 
 def test_refused() -> None:
-    assert refused(("listen", 3, "udp"), True)
-    assert not refused(("listen", 3, "udp"), False)
-    assert not refused(("listen", 3, "port"), True)
+    assert refused(("mesh", "enabled"), True)
+    assert not refused(("mesh", "enabled"), False)
+    assert not refused(("listen", 3, "udp"), True)
 
 
 @pytest.mark.parametrize("data", [{"listen": 1}, {"listen": [[{"udp": True}]]}, {"mesh": []}])

@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bifrost_lite.errors import ProtocolError, Reason
+from bifrost_lite.target import Target
 from bifrost_lite.wire.socks import (
     CONNECT,
     GRANTED4,
     REJECTED4,
     TEXT_LIMIT,
+    UDP_ASSOCIATE,
+    Associate,
     read_greeting,
     read_login,
     read_request,
@@ -146,9 +149,25 @@ def named(name: bytes, port: bytes = HTTPS, command: int = CONNECT) -> bytes:
 def test_request(data: bytes, text: str | None, packed: bytes | None, rest: bytes) -> None:
     command, target, end = grow(read_request, data, rest)
     assert (command, end) == (CONNECT, len(data))
+    assert isinstance(target, Target)
     assert target.packed == packed
     if text is not None:
         assert str(target) == text
+
+
+@pytest.mark.parametrize("rest", RESTS)
+@pytest.mark.parametrize(
+    ("data", "port"),
+    [
+        (request(1, bytes(4), b"\0\0", command=UDP_ASSOCIATE), 0),
+        (request(1, V4, b"\x12\x34", command=UDP_ASSOCIATE), 0x1234),
+        (request(4, bytes(16), b"\0\1", command=UDP_ASSOCIATE), 1),
+        (named(NAME, b"\xff\xff", command=UDP_ASSOCIATE), 65535),
+        (named(b"not a name", command=UDP_ASSOCIATE), 443),  # nobody looks at it
+    ],
+)
+def test_request_for_datagrams(data: bytes, port: int, rest: bytes) -> None:
+    assert grow(read_request, data, rest) == (UDP_ASSOCIATE, Associate(port), len(data))
 
 
 @pytest.mark.parametrize(
@@ -159,13 +178,10 @@ def test_request(data: bytes, text: str | None, packed: bytes | None, rest: byte
         (b"\x00" + request(1, V4)[1:], Reason.BAD_REQUEST),
         (b"\x05\x01\x01\x01" + V4 + HTTPS, Reason.BAD_REQUEST),
         (b"\x05\x01\xff\x03" + NAME, Reason.BAD_REQUEST),
-        # Commands: BIND and UDP ASSOCIATE are known and not served, the rest is unknown. Their
-        # port may be 0, and that is not the fault to tell the client.
+        # Commands: BIND is known and not served, the rest is unknown. Its port may be 0, and
+        # that is not the fault to tell the client.
         (request(1, V4, command=2), Reason.BAD_COMMAND),
         (request(1, bytes(4), b"\0\0", command=2), Reason.BAD_COMMAND),
-        (request(1, bytes(4), b"\0\0", command=3), Reason.BAD_COMMAND),
-        (request(4, bytes(16), b"\0\0", command=3), Reason.BAD_COMMAND),
-        (named(NAME, command=3), Reason.BAD_COMMAND),
         (request(1, V4, command=0), Reason.BAD_COMMAND),
         (request(1, V4, command=4), Reason.BAD_COMMAND),
         (request(1, V4, command=0xF0), Reason.BAD_COMMAND),
@@ -305,6 +321,7 @@ def test_generated_requests(host: object, port: int, rest: bytes) -> None:
         text = ".".join(host)
         data = named(text.upper().encode(), raw)
     command, target, end = grow(read_request, data, rest)
+    assert isinstance(target, Target)
     assert (command, target.host, target.port, end) == (CONNECT, text, port, len(data))
 
 
