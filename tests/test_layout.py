@@ -28,7 +28,7 @@ FILES = sorted((ROOT / "bifrost_lite").rglob("*.py"))
 IDS = [str(path.relative_to(ROOT)) for path in FILES]
 
 FILE_LINES = 460
-CODE_LINES = 9500  # of the package, without blank lines, comments and docstrings
+CODE_LINES = 14000  # of the package, without blank lines, comments and docstrings
 
 # Memory is imports: each of these costs an idle daemon, or is missing on a router.
 HEAVY = {
@@ -113,7 +113,7 @@ def test_the_configuration_of_the_readme_is_one(tmp_path: Path) -> None:
     assert found
     path = tmp_path / "readme.toml"
     path.write_text(found[1], "utf-8")
-    assert [route.name for route in load(str(path)).routes] == ["tv", "all"]
+    assert [route.name for route in load(str(path)).routes] == ["work", "tv", "all"]
 
 
 def test_version_has_a_changelog() -> None:

@@ -186,7 +186,8 @@ def _health(item: Dialing, path: Path) -> Findings:
     if health.type == "wireguard" and not isinstance(item, Interface):
         yield (*path, "type"), "'wireguard' needs a backend of type interface"
     if health.timeout > health.interval:
-        yield (*path, "timeout"), "is longer than the interval"
+        timeout, interval = map(values.duration_text, (health.timeout, health.interval))
+        yield (*path, "timeout"), f"is {timeout}, longer than the interval of {interval}"
 
 
 def _own_upstreams(settings: Settings) -> Findings:
