@@ -2,14 +2,15 @@
 
 `prepare` reads what settings name and builds what needs no socket; it may run in a thread.
 `Builder` makes the rest on the loop, and carries over what a reload must not lose: counters
-by name, and the condition of each backend whose settings stay as they were.
+by name, and the condition of each backend whose settings stay as they were; the backend
+itself too where it can go on, with its look-ups under way.
 """
 
 from __future__ import annotations
 
 import logging
 import resource
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from time import thread_time
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -24,7 +25,6 @@ from .counters import Counters
 from .dial import Dialler, Guard
 from .dispatch import Dispatcher
 from .errors import ConfigError, Fault, Reason
-from .links import Links
 from .load import load_lists
 from .plane import Policy
 from .relay import PIPES
@@ -34,6 +34,7 @@ from .way import Way
 
 if TYPE_CHECKING:
     from .backends.group import Group
+    from .links import Links
     from .lists import RouteList
     from .users import Users
 
@@ -143,7 +144,7 @@ class Builder:
         self.cut = cut
         self.moved = moved
         self.ports: frozenset[int] = frozenset()
-        self.links = Links(dispatcher)
+        self.links: Links | None = None  # until somebody needs them
         self._counters: dict[str, Counters] = {}
         self._groups: list[Group] = []  # of the policy in force
 
@@ -152,36 +153,37 @@ class Builder:
         prepared: Prepared,
         resolver: Resolver,
         old: Policy | None = None,
-        known: Collection[schema.Backend] = (),
-        changed: Collection[str] = (),
+        known: schema.Settings | None = None,
     ) -> Policy:
         """The rules that prepared settings ask for; nothing is in force yet.
 
         Args:
             prepared: from `prepare`
             resolver: of this configuration
-            old: the rules in force
-            known: the settings of their backends
-            changed: the sections that differ; what hangs on none of them is kept
+            old: the rules in force; what would come out as it is there is taken from there
+            known: the settings that they were made of
         """
         settings = prepared.settings
-        guard = self.guard(settings.access.allow_local)
-        if old is not None and not {"backends", "resolver", "access"} & {*changed}:
-            backends = old.backends
-        else:
-            # Where nothing about a backend changed, it is known how it is.
-            conditions = {
-                item.name: old.backends[item.name].condition
-                for item in settings.backends
-                if old is not None and item in known
-            }
-            backends = self._backends(settings, resolver, guard, conditions)
-            if old is None:
-                self._follow(backends)
-        if old is not None and "users" not in changed:
-            users = old.users
-        else:
+        if old is None or known is None:
+            backends = self._backends(settings, resolver, {}, False)
+            self._follow(backends)
             users = self._users(settings)
+        else:
+            same = (
+                settings.resolver == known.resolver
+                and settings.access.allow_local == known.access.allow_local
+            )
+            before = {item.name: item for item in known.backends}
+            kept = {
+                item.name: old.backends[item.name]
+                for item in settings.backends
+                if item == before.get(item.name)
+            }
+            if same and settings.backends == known.backends:
+                backends = old.backends
+            else:
+                backends = self._backends(settings, resolver, kept, same)
+            users = old.users if settings.users == known.users else self._users(settings)
         limits = settings.limits
         return Policy(
             prepared.router,
@@ -196,17 +198,26 @@ class Builder:
 
     def retire(self, old: Policy, new: Policy | None) -> None:
         """Give back what `old` holds and `new`, which is in force now, does not use."""
+        used: Mapping[str, Backend] = {}
         if new is not None:
-            self._follow(new.backends)
-        if new is None or old.backends is not new.backends:
-            for backend in old.backends.values():
+            used = new.backends
+            self._follow(used)
+            # What carries connections still, or will when a backend of that name comes back.
+            self._counters = {
+                name: counters
+                for name, counters in self._counters.items()
+                if name in used or counters.active
+            }
+        for name, backend in old.backends.items():
+            if used.get(name) is not backend:
                 backend.close()
         if old.users is not None and (new is None or old.users is not new.users):
             old.users.close()
 
     def close(self) -> None:
         """Hear no more of network devices."""
-        self.links.close()
+        if self.links is not None:
+            self.links.close()
 
     def _changed(self, name: str, condition: Condition) -> None:
         """The condition of a backend changed: groups follow."""
@@ -247,22 +258,35 @@ class Builder:
         self,
         settings: schema.Settings,
         resolver: Resolver,
-        guard: Guard,
-        conditions: Mapping[str, Condition],
+        kept: Mapping[str, Backend],
+        same: bool,
     ) -> dict[str, Backend]:
+        """Make all backends, but those that go on.
+
+        Args:
+            settings: of all
+            resolver: of this configuration
+            kept: what there is of each whose settings are as they were
+            same: all else that a leaf is made of is as it was, too
+        """
         asked = {item.name: item for item in settings.backends}
         groups = [item for item in settings.backends if isinstance(item, schema.Group)]
         members = {name for group in groups for name in group.members}
+        guard = self.guard(settings.access.allow_local)
         backends: dict[str, Backend] = {}
 
         def make(name: str) -> Backend:
             """A group is made after its members, wherever it stands."""
             if name not in backends:
                 item = asked[name]
-                condition = self._condition(item, name in members, conditions.get(name))
+                old = kept.get(name)
+                known = old.condition if old is not None else None
+                condition = self._condition(item, name in members, known)
                 if isinstance(item, schema.Group):
                     within = tuple(make(member) for member in item.members)
                     backends[name] = _group(item, within, condition)
+                elif old is not None and same and condition is known:
+                    backends[name] = old
                 else:
                     backends[name] = self._leaf(item, condition, resolver, settings.resolver, guard)
             return backends[name]
@@ -336,6 +360,7 @@ class Builder:
         guard: Guard,
     ) -> Backend:
         from .backends.interface import Interface
+        from .links import Links
 
         own = None
         if item.resolver:
@@ -346,6 +371,8 @@ class Builder:
                 device=item.device,
             )
         dialler, prober = self._diallers(item, way, resolver, guard)
+        if self.links is None:
+            self.links = Links(self.dispatcher)
         backend = Interface(way, dialler, prober, self.links, item.device, own)
         backend.lost = partial(self.cut, item.name)
         backend.addressed = partial(self.moved, item.name)

@@ -92,8 +92,7 @@ def _overview() -> str:
 
 
 def _run(args: Args) -> int:
-    from .load import load, parse_config, read_file
-    from .store import revision
+    from .load import load, parse_config, read_file, revision
 
     options = args.options
     path = options.get("config")

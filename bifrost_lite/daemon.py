@@ -23,7 +23,7 @@ from .health import Monitor
 from .hub import Hub
 from .listener import Listener, announce, swap
 from .netlink import OwnAddresses
-from .plane import Plane, Policy
+from .plane import Plane
 from .records import Finished
 from .reload import Reloader
 from .resolve import Resolver
@@ -182,6 +182,8 @@ class Daemon:
         for listener in list(self.plane.listeners):
             listener.close()
         self.plane.close_all(Reason.SHUTDOWN)
+        self.stopping = True
+        await self.reloader.close()
         await self.control.stop()
         self.monitor.close()
         self.builder.retire(self.plane.policy, None)
@@ -206,8 +208,7 @@ class Daemon:
         """
         settings, plane, old = prepared.settings, self.plane, self.plane.policy
         resolver = self._resolver(settings) if "resolver" in changed else self.resolver
-        known = self.reloader.settings.backends
-        policy = self.builder.policy(prepared, resolver, old, known, changed)
+        policy = self.builder.policy(prepared, resolver, old, self.reloader.settings)
         if "listen" in changed:
             try:
                 swap(plane, settings.listen)

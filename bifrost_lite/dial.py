@@ -29,7 +29,7 @@ from socket import (
 from typing import Protocol
 
 from .dispatch import ERR, HUP, OUT, Dispatcher, crashed
-from .errors import Reason
+from .errors import DENIED, Reason
 from .target import Target, unpack
 from .way import FAULTS, Way
 
@@ -298,11 +298,11 @@ class Dial:
             return
         way = dialler.way
         if way is not None:
-            if reason is not None:
-                way.failed(reason, self.target.text, reason in FAULTS)
-            else:
+            if reason is None:
                 now = dialler.dispatcher.now
                 way.worked(now - began if began is not None else 0.0)
+            elif reason.reply != DENIED:  # what the rules refuse is no failure of the way
+                way.failed(reason, self.target.text, reason in FAULTS)
         try:
             done(sock, mask, reason, way)
         except Exception:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from .condition import WAITING
 from .dial import _REASONS, _SO_BINDTODEVICE, RESOLUTION_DELAY, SO_MARK, Dialler, Lookup
 from .dispatch import IN
-from .errors import Reason
+from .errors import DENIED, Reason
 from .target import Target, unpack
 from .way import FAULTS, Way
 from .wire.udp import HEADER_LIMIT, make_header
@@ -124,12 +124,15 @@ class Flow:
         target, dialler = self.target, self.dialler
         assert dialler is not None
         if target.packed is not None:
-            self.resolved((target.packed,), None, True)
+            self.addresses = (target.packed,)
+            self._connect(None)
             return
         self.looking = True
         lookup = dialler.resolver.lookup(target.host, dialler.family, self.resolved)
         if self.looking:
             self.lookup = lookup
+        elif lookup is not None:  # what was known at once was enough
+            lookup.cancel()
 
     def _choose(self) -> Reason | None:
         """Choose what carries it, as for a connection, or tell why nothing does."""
@@ -153,27 +156,26 @@ class Flow:
         self, addresses: tuple[bytes, ...], reason: Reason | None, finished: bool
     ) -> None:
         """The resolver knows these addresses so far. RFC 8305 section 3 as for connections."""
-        if not self.open or self.sock is not None:
+        if not self.looking:  # it was told in the call, and had enough
             return
-        dialler = self.dialler
-        assert dialler is not None
+        assert self.dialler is not None
         self.addresses = addresses
         if finished:
             self.looking = False
             self.lookup = None
-        if finished or any(len(packed) == dialler.first for packed in addresses):
-            self._connect(dialler, reason)
-        elif addresses:
+        if finished or any(len(packed) == self.dialler.first for packed in addresses):
+            self._connect(reason)
+        else:
             self.settle.start(self)
 
     def on_settled(self) -> None:
         """The other kind of address has been waited for."""
-        if self.dialler is not None:
-            self._connect(self.dialler, None)
+        self._connect(None)
 
-    def _connect(self, dialler: Dialler, reason: Reason | None) -> None:
+    def _connect(self, reason: Reason | None) -> None:
         """Take the first address that clients may reach and a packet can be sent to."""
-        port = self.target.port
+        dialler, port = self.dialler, self.target.port
+        assert dialler is not None
         for packed in self.addresses:
             if not dialler.usable(packed):
                 reason = reason or Reason.NET_UNREACHABLE
@@ -240,7 +242,7 @@ class Flow:
                 continue  # so it was with an earlier datagram: this one has not been sent
             except OSError as error:
                 if error.errno in _LOST:
-                    self.close(reason_of(error))
+                    self.close(Reason.NET_UNREACHABLE)
                 break
             association.moved += 1
             return
@@ -280,7 +282,7 @@ class Flow:
 
     def _fail(self, reason: Reason) -> None:
         """It comes to nothing."""
-        if self.dialler is not None:
+        if self.dialler is not None and reason.reply != DENIED:
             self.way.failed(reason, self.host, reason in FAULTS)
         self.close(reason)
 

@@ -91,6 +91,7 @@ class Forward:
                 and (absolute == self.absolute or not session.way.absolute)
             ):
                 self.reused = True
+                self.absolute = absolute  # if it has to be dialled for again
                 session.wait(None)
                 self.connected(0)
                 return
@@ -120,8 +121,9 @@ class Forward:
         handlers[up.fd] = self.on_client
         handlers[down.fd] = self.on_target
         host, path, authorization = host_field(self.target), self.path, b""
-        if self.absolute and session.way.absolute:
-            self.answer.upstream = True
+        # A request that is repeated may go another way than before.
+        self.answer.upstream = absolute = self.absolute and session.way.absolute
+        if absolute:
             path = b"http://" + host + (b"" if path == b"*" else path)  # RFC 9112 section 3.2.4
             authorization = session.way.authorization
         head = write_request(request, host, path, session.policy.via, authorization)

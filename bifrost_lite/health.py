@@ -21,13 +21,13 @@ from time import time
 from typing import TYPE_CHECKING
 
 from .backends.base import Backend, Connecting
-from .check import Check
 from .condition import SUSPECT, UP, WAITING, Condition
 from .config import schema
 from .dispatch import Dispatcher
 from .events import BackendHealth, Data, rfc3339
 
 if TYPE_CHECKING:
+    from .check import Check
     from .wireguard import Done as PeersDone
 
 log = logging.getLogger("bifrost.health")
@@ -243,6 +243,8 @@ class Monitor:
                 self._ended(watch, why, telling)
 
             ask = partial(self._ask, self._dispatcher, watch.device)
+            from .check import Check  # where nothing is checked, nobody needs it
+
             check = Check(self._loop, self._dispatcher, watch.backend, watch.health, ask, done)
             watch.check = check
             check.start()

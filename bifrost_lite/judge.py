@@ -34,6 +34,7 @@ class Judge:
         self._guard = guard
         self._users = {user.name: user.password_hash for user in settings.users}
         self._backends = {item.name: item for item in settings.backends}
+        self._leaves: dict[str, frozenset[str]] = {}  # that do not refuse, by backend
 
     def verdict(self, session: Carried) -> str:
         """Whether the connection of `session`, begun now, would be carried as it is (`KEEP`),
@@ -52,11 +53,11 @@ class Judge:
         match = self._router.find(target.host, target.packed, target.port, client)
         if match is None:
             return DENY
-        leaves = self._leaves(match.backend)
-        if session.backend in leaves:
-            return KEEP
-        blocked = all(isinstance(self._backends[leaf], schema.Block) for leaf in leaves)
-        return DENY if blocked else MOVE
+        leaves = self._below(match.backend)
+        if not leaves:
+            return DENY
+        # While it is dialled for, only the backend of its route is known, be that a group.
+        return KEEP if session.backend in leaves or session.backend == match.backend else MOVE
 
     def _knows(self, session: Carried) -> bool:
         """Whether its login is still good."""
@@ -65,8 +66,14 @@ class Judge:
             return False
         return users.knows(name, self._users[name])
 
-    def _leaves(self, name: str) -> set[str]:
-        item = self._backends[name]
-        if not isinstance(item, schema.Group):
-            return {name}
-        return {leaf for member in item.members for leaf in self._leaves(member)}
+    def _below(self, name: str) -> frozenset[str]:
+        """The leaves below a backend, itself if it is one, without those that refuse all."""
+        known = self._leaves.get(name)
+        if known is None:
+            item = self._backends[name]
+            if isinstance(item, schema.Group):
+                known = frozenset().union(*(self._below(member) for member in item.members))
+            else:
+                known = frozenset(() if isinstance(item, schema.Block) else (name,))
+            self._leaves[name] = known
+        return known

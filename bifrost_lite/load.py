@@ -12,6 +12,7 @@ from .config.faults import shown
 from .config.schema import Settings
 from .config.toml import index_lines, parse
 from .errors import ConfigError, Fault
+from .sha256 import sha256
 
 if TYPE_CHECKING:
     from .lists import RouteList
@@ -61,6 +62,11 @@ def read_file(path: str) -> bytes:
     if len(raw) > MAX_FILE:
         raise _unusable(f"is larger than {MAX_FILE // 1024} KiB")
     return raw
+
+
+def revision(raw: bytes) -> str:
+    """The name of a content of the file: 16 hexadecimal digits."""
+    return str(sha256(raw).hexdigest()[:16])
 
 
 def parse_config(raw: bytes) -> Settings:

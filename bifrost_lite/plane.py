@@ -54,7 +54,8 @@ class Router(Protocol):
 
 
 class Policy:
-    """The rules of one configuration; a session keeps those it started with.
+    """The rules of one configuration. A request goes by those in force when it is whole, and
+    what carries it by those it was dialled by.
 
     Args:
         router: chooses a backend

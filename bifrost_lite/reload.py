@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import fields
 
-from .api.context import Change
-from .api.edits import in_thread
+from .api.context import Change, in_thread
 from .build import Prepared, prepare
 from .config import schema
 from .config.schema import RESTART_SECTIONS
-from .errors import BindError, ConfigError, Reason
+from .errors import BindError, ConfigError, Fault, Reason
 from .events import ConfigChange, ConfigFault, ConfigRejected
 from .judge import DENY, MOVE, Judge
-from .load import parse_config, read_file
-from .store import Store, revision
+from .load import parse_config, read_file, revision
+from .session import Session
 
 if TYPE_CHECKING:
     from .daemon import Daemon
+    from .plane import Carried
+    from .store import Store
 
 log = logging.getLogger("bifrost.daemon")
 
 # Those that may forbid a connection, or send it another way.
-RULE_SECTIONS = frozenset(("access", "backends", "routes", "users"))
+RULE_SECTIONS = frozenset(("access", "backends", "listen", "routes", "users"))
 SLICE = 200  # connections judged before others have their turn
 
 
@@ -44,7 +45,6 @@ class Reloader:
         revision: of the file's content
 
     Attributes:
-        store: the file, to be edited; None without one
         born: the settings of the start
     """
 
@@ -54,7 +54,6 @@ class Reloader:
         self.daemon = daemon
         self.prepared = prepared
         self.path = path
-        self.store = Store(path) if path is not None else None
         self.revision = revision
         self.born = prepared.settings
         self._lock = asyncio.Lock()
@@ -65,6 +64,13 @@ class Reloader:
     def settings(self) -> schema.Settings:
         """Those in force."""
         return self.prepared.settings
+
+    @property
+    def store(self) -> Store | None:
+        """The file, to be edited; None without one."""
+        from .store import Store  # who edits nothing needs none
+
+        return Store(self.path) if self.path is not None else None
 
     def guard(self, packed: bytes, port: int) -> Reason | None:
         """See `api.context.House`."""
@@ -82,21 +88,28 @@ class Reloader:
                 self._again = False
                 if self.path is None:
                     log.warning("nothing to reload: the daemon was started without a file")
-                    return
+                    continue
                 try:
                     await self.reload()
                 except (ConfigError, BindError):
                     continue  # has been told
-        except Exception:
-            log.exception("the reload failed")
+                except Exception:
+                    log.exception("the reload failed")
         finally:
             self._task = None
+
+    async def close(self) -> None:
+        """The daemon is stopping: wait until what a signal began has seen that."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     async def reload(self, enforce: bool = False) -> Change:
         """See `api.context.House`."""
         async with self._lock:
             try:
                 prepared, found = await in_thread(self._read)
+                if self.daemon.stopping:  # it would listen again
+                    raise ConfigError([Fault("", "", "the daemon is stopping")])
                 change = self._swap(prepared)
             except (ConfigError, BindError) as error:
                 self._reject(error)
@@ -168,9 +181,12 @@ class Reloader:
 
     async def _judge_all(self, prepared: Prepared, change: Change, enforce: bool) -> Change:
         """Count what the rules would do to the connections that live; with `enforce` close
-        those that they deny."""
+        those that they deny, those being made too, and clients that may not be here at all."""
         daemon = self.daemon
-        sessions = list(daemon.plane.connections.values())
+        plane = daemon.plane
+        sessions: list[Carried] = list(plane.connections.values())
+        if enforce:
+            sessions += [s for s in plane.sessions if isinstance(s, Session) and s.dialling]
         moved = denied = closed = 0
         if RULE_SECTIONS & {*change.changed} or enforce:
             judge = Judge(
@@ -181,7 +197,8 @@ class Reloader:
             for number, session in enumerate(sessions):
                 if number % SLICE == SLICE - 1:
                     await asyncio.sleep(0)
-                if session.id not in daemon.plane.connections:
+                dialling = isinstance(session, Session) and session.dialling
+                if session.id not in plane.connections and not dialling:
                     continue  # over meanwhile
                 verdict = judge.verdict(session)
                 moved += verdict == MOVE
@@ -189,7 +206,10 @@ class Reloader:
                 if enforce and verdict == DENY:
                     closed += 1
                     session.close(Reason.ENFORCED)
+        for client in list(plane.sessions) if enforce else ():
+            if client.refusal is None and not plane.policy.admits(client.client):
+                client.close(Reason.ENFORCED)  # it may have asked for nothing yet, or no more
         if closed:
             log.info("the new rules closed %d connections", closed)
-        kept = len(daemon.plane.connections)
+        kept = len(plane.connections)
         return change._replace(kept=kept, moved=moved, denied=denied, closed=closed)

@@ -17,7 +17,6 @@ from msgspec import Struct
 
 from .errors import BifrostError, Fault
 from .target import pack, unpack
-from .wire.body import BodyError, decode
 from .wire.http1 import Request
 
 Ctx = TypeVar("Ctx")
@@ -316,6 +315,8 @@ class Call:
         Raises:
             Refused: it does not come as JSON (415), or is at fault (400), see `wire.body`
         """
+        from .wire.body import BodyError, decode  # who only looks sends none
+
         if optional and not self.body:
             return decode(b"{}", kind)
         media = (self.header(b"content-type") or "").partition(";")[0].strip().lower()

@@ -296,7 +296,7 @@ class Session(Intake):
         self.host = target.text
         if self.refusal is not None:
             raise ProtocolError(self.refusal, self.refusal.text)
-        policy = self.policy
+        policy = plane.policy  # of now, however long the request took
         match = policy.router.find(target.host, target.packed, target.port, self.client)
         if match is None:
             raise ProtocolError(Reason.NO_ROUTE, Reason.NO_ROUTE.text)

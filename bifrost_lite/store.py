@@ -16,8 +16,7 @@ from contextlib import contextmanager, suppress
 from stat import S_ISREG
 
 from .api.context import StoreError
-from .load import MAX_FILE
-from .sha256 import sha256
+from .load import MAX_FILE, revision
 
 _FULL = ("disk_full", "there is no space left for it")
 _DENIED = ("no_permission", "the daemon's user may not write it, or not into its directory")
@@ -36,11 +35,6 @@ _ERRORS = {
     errno.ELOOP: _NO_FILE,
     errno.EWOULDBLOCK: ("busy", "another program is saving it just now"),
 }
-
-
-def revision(raw: bytes) -> str:
-    """The name of a content of the file: 16 hexadecimal digits."""
-    return str(sha256(raw).hexdigest()[:16])
 
 
 class Store:

@@ -192,13 +192,11 @@ class Association:
             return None
         plane = self.plane
         if self.peer is None:
+            try:  # from now on the kernel keeps others out
+                self.relay.connect(self._place(self.client, source[1]))
+            except OSError:
+                return None
             self.peer = source[:2]
-            if not self.port:  # from now on the kernel keeps others out
-                try:
-                    self.relay.connect(self._place(self.client, source[1]))
-                except OSError:
-                    self.close(Reason.CLIENT_RESET)
-                    return None
         if plane.policy is not self.policy and not self._adopt_policy():
             return None
         if plane.stopping or self.refused.get(header, 0.0) > plane.dispatcher.now:

@@ -29,12 +29,12 @@ from bifrost_lite.events import (
     Data,
 )
 from bifrost_lite.hub import Hub
-from bifrost_lite.load import parse_config, read_file
+from bifrost_lite.load import parse_config, read_file, revision
 from bifrost_lite.records import Finished
 from bifrost_lite.ring import Ring
 from bifrost_lite.route import Router
 from bifrost_lite.sse import Logs
-from bifrost_lite.store import Store, revision
+from bifrost_lite.store import Store
 
 T = TypeVar("T")
 SOON = 10.0  # seconds in which what a test waits for must happen

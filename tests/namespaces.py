@@ -16,13 +16,15 @@ import socketserver
 import struct
 import subprocess
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from tests.e2e.nameserver import NameServer
 
 FOUR, SIX = "203.0.113.7", "2001:db8:7::7"  # the far addresses, in every world
-FAR, SLOW = "far.example", "slow.example"  # a name that has them, one that has no address
+FAR = "far.example"  # has both
 
 _CLONE_NEWNET = 0x40000000
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
@@ -101,23 +103,34 @@ class Namespace:
             self.ip(f"address add {address} dev {device}{' nodad' if ':' in address else ''}")
 
     def count(self, device: str) -> None:
-        """Count from now on all that TCP and UDP send through a device; see `counted`."""
+        """Count from now on what leaves through a device; see `counted`."""
         self.run(
             "nft",
             "-f",
             "-",
             text=f"""table inet count_{device} {{
                 counter sent {{ }}
+                counter strays {{ }}
                 chain out {{
                     type filter hook postrouting priority 0
-                    oifname "{device}" meta l4proto {{ tcp, udp }} counter name sent
+                    oifname != "{device}" return
+                    tcp flags & rst == rst counter name strays return
+                    icmp type destination-unreachable counter name strays return
+                    icmpv6 type destination-unreachable counter name strays return
+                    meta l4proto {{ tcp, udp }} counter name sent
                 }}
             }}""",
         )
 
-    def counted(self, device: str) -> int:
-        """How many packets that were."""
-        words = self.run("nft", "list", "counters", "table", "inet", f"count_{device}").split()
+    def counted(self, device: str, name: str = "sent") -> int:
+        """How many packets left through a device.
+
+        Args:
+            device: where `count` counts
+            name: ``sent``: all of TCP and UDP but the ``strays``, with which the kernel answers
+                packets for sockets that are closed already
+        """
+        words = self.run("nft", "list", "counter", "inet", f"count_{device}", name).split()
         return int(words[words.index("packets") + 1])
 
     def tun(self, device: str) -> Tun:
@@ -147,11 +160,16 @@ class Pump:
     """What a VPN does: carries packets from one tun device to another, and back.
 
     A context manager; leaving it lets go of both devices.
+
+    Args:
+        here, there: the devices
+        delay: seconds that each packet is under way
     """
 
-    def __init__(self, here: Tun, there: Tun) -> None:
+    def __init__(self, here: Tun, there: Tun, delay: float = 0.0) -> None:
         self._ends = {here.fd: there.fd, there.fd: here.fd}
         self._tuns = (here, there)
+        self._delay = delay
         self._stop, self._stopping = os.pipe()
         self._thread = threading.Thread(target=self._carry)
 
@@ -167,19 +185,27 @@ class Pump:
             tun.close()
 
     def _carry(self) -> None:
+        under_way: deque[tuple[float, int, bytes]] = deque()
         while True:
-            ready, _, _ = select.select([self._stop, *self._ends], [], [])
+            wait = max(0.0, under_way[0][0] - time.monotonic()) if under_way else None
+            ready, _, _ = select.select([self._stop, *self._ends], [], [], wait)
             if self._stop in ready:
                 return
-            for fd in ready:
-                with suppress(OSError):  # a device that is down takes and gives nothing
-                    os.write(self._ends[fd], os.read(fd, 65536))
+            now = time.monotonic()
+            with suppress(OSError):  # a device that is down takes and gives nothing
+                for fd in ready:
+                    under_way.append((now + self._delay, self._ends[fd], os.read(fd, 65536)))
+            with suppress(OSError):
+                while under_way and under_way[0][0] <= now:
+                    _, fd, packet = under_way.popleft()
+                    os.write(fd, packet)
 
 
 class World:
     """What is behind a way out: the far addresses, and who answers there; a context manager.
 
-    TCP port 80 says the name of the world and then echoes; port 53 is a name server.
+    TCP port 80 says the name of the world and then echoes, except to who says ``flood``; port
+    53 is a name server.
 
     Attributes:
         namespace: where it is
@@ -190,6 +216,7 @@ class World:
     def __init__(self, name: str) -> None:
         self.name = name
         self.visitors: list[str] = []
+        self._connections: list[socket.socket] = []
         self._stack = ExitStack()
 
     @property
@@ -201,12 +228,13 @@ class World:
             self.namespace = stack.enter_context(Namespace())
             self.namespace.address("lo", f"{FOUR}/32", f"{SIX}/128")
             with self.namespace.inside():
-                self._names = _Names({FAR: (FOUR, SIX), SLOW: ()}, FOUR)
+                self._names = _Names({FAR: (FOUR, SIX)}, FOUR)
                 stack.enter_context(self._names)
                 server = _Server(("::", 80), self._handler())
             thread = threading.Thread(target=server.serve_forever, args=(0.02,))
             stack.callback(thread.join)
             stack.callback(server.server_close)
+            stack.callback(self._hang_up)  # a connection whose device is gone does not end
             stack.callback(server.shutdown)
             thread.start()
             self._stack = stack.pop_all()
@@ -214,6 +242,11 @@ class World:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def _hang_up(self) -> None:
+        for connection in self._connections:
+            with suppress(OSError):  # it has ended already
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _handler(self) -> type[socketserver.BaseRequestHandler]:
         world = self
@@ -223,11 +256,13 @@ class World:
 
             def handle(self) -> None:
                 world.visitors.append(self.client_address[0])
-                self.request.settimeout(10)
-                with suppress(OSError):  # the device may go while they talk
+                world._connections.append(self.request)
+                with suppress(OSError):  # the client may break it
                     self.request.sendall(world.name.encode())
                     while data := self.request.recv(65536):
                         self.request.sendall(data)
+                        while data == b"flood":
+                            self.request.sendall(bytes(65536))
 
         return Handler
 
@@ -235,8 +270,6 @@ class World:
 class _Server(socketserver.ThreadingTCPServer):
     address_family = socket.AF_INET6  # and IPv4 with it
     allow_reuse_address = True
-    daemon_threads = True
-    block_on_close = False  # a connection whose device is gone ends late
 
 
 class _Names(NameServer):
@@ -297,16 +330,24 @@ class Crossing:
         self.router.ip("route replace default via 198.51.100.1 metric 999")
         self.router.ip("-6 route replace default via 2001:db8:2::1 metric 9999")
 
-    def tunnel(self) -> Pump:
+    def tunnel(self, delay: float = 0.0) -> Pump:
         """Let `vpn0` be a tun device with a VPN program behind it, which is the result."""
-        there = self.vpn.namespace.tun("router0")
-        pump = Pump(self.router.tun("vpn0"), there)
+        pump = Pump(self.router.tun("vpn0"), self.vpn.namespace.tun("router0"), delay)
         self.vpn.namespace.ip("link set router0 up")
         self.vpn.namespace.address("router0", "198.51.100.1/24", "2001:db8:2::1/64")
         self.router.ip("link set vpn0 up")
         self.configure()
         return pump
 
-    def leaked(self) -> int:
-        """Packets of TCP and UDP that left by `wan0`."""
-        return self.router.counted("wan0")
+    def rule(self) -> None:
+        """Let what has an address of `vpn0` leave by it, as a router should have it."""
+        for family, address, gateway in (
+            ("-4", "198.51.100.2", "198.51.100.1"),
+            ("-6", "2001:db8:2::2", "2001:db8:2::1"),
+        ):
+            self.router.ip(f"{family} route replace default via {gateway} table 100")
+            self.router.ip(f"{family} rule add from {address} lookup 100")
+
+    def leaked(self, name: str = "sent") -> int:
+        """Packets that left by `wan0`; see `Namespace.counted`."""
+        return self.router.counted("wan0", name)

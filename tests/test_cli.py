@@ -16,8 +16,8 @@ import bifrost_lite
 from bifrost_lite import cli
 from bifrost_lite.config.schema import Settings
 from bifrost_lite.errors import BindError
+from bifrost_lite.load import revision
 from bifrost_lite.options import Args, UsageError, number, parse
-from bifrost_lite.store import revision
 
 PROGRAM = [sys.executable, "-m", "bifrost_lite"]
 NAMES = [command.name for command in cli.COMMANDS]

@@ -15,8 +15,8 @@ import pytest
 
 from bifrost_lite import store as module
 from bifrost_lite.api.context import StoreError
-from bifrost_lite.load import MAX_FILE
-from bifrost_lite.store import Store, revision
+from bifrost_lite.load import MAX_FILE, revision
+from bifrost_lite.store import Store
 
 ROOT = Path(__file__).parents[1]
 OLD, NEW = b'token = "old"\n' * 50, b'token = "new"\n' * 70
@@ -284,7 +284,8 @@ def test_an_error_of_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 CHILD = """
 import os, resource, sys
 from bifrost_lite.api.context import StoreError
-from bifrost_lite.store import Store, revision
+from bifrost_lite.load import revision
+from bifrost_lite.store import Store
 path, backup = sys.argv[1], sys.argv[2] == "backup"
 def save(new):
     store = Store(path)

@@ -1,9 +1,11 @@
-"""The control server and its calls: a module for each kind, their routes in `ROUTES`."""
+"""The control server and its calls: all are in `ROUTES`, their handlers in a module for each
+kind."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from importlib import import_module
 from typing import Protocol
 
 from .. import __version__
@@ -13,21 +15,59 @@ from ..config.values import endpoint
 from ..http import Server
 from ..hub import Hub
 from ..records import Finished
-from ..rest import Router
+from ..rest import Call, Handler, Response, Route, Router, Takeover
 from ..ring import Ring
 from ..sse import Logs
-from . import backends, config, connections, edits, events, logs, routes, status
 from .context import Context, House, Plane
 
+
+def _from(module: str, name: str) -> Handler[Context]:
+    """A handler whose module is loaded at its first call: an idle daemon needs none of them."""
+
+    async def handler(ctx: Context, call: Call) -> Response | Takeover:
+        handle: Handler[Context] = getattr(import_module(f"{__name__}.{module}"), name)
+        return await handle(ctx, call)
+
+    return handler
+
+
+_V1 = "/api/v1"
+_CONFIG = 1024 * 1024  # bytes of a configuration in a body
+
 ROUTES = (
-    *status.ROUTES,
-    *connections.ROUTES,
-    *logs.ROUTES,
-    *events.ROUTES,
-    *backends.ROUTES,
-    *routes.ROUTES,
-    *config.ROUTES,
-    *edits.ROUTES,
+    Route("GET", "/", _from("events", "index"), public=True),
+    Route("GET", f"{_V1}/ws", _from("events", "watch"), head=False),
+    Route("GET", f"{_V1}/health", _from("status", "health"), public=True),
+    Route("GET", f"{_V1}/version", _from("status", "version")),
+    Route("GET", f"{_V1}/status", _from("status", "status")),
+    Route("GET", f"{_V1}/stats", _from("status", "stats")),
+    Route("GET", f"{_V1}/connections", _from("connections", "list_connections")),
+    Route("DELETE", f"{_V1}/connections", _from("connections", "close_of_client")),
+    Route("GET", f"{_V1}/connections/clients", _from("connections", "list_clients")),
+    Route("DELETE", f"{_V1}/connections/{{}}", _from("connections", "close_one")),
+    Route("GET", f"{_V1}/logs", _from("logs", "list_entries")),
+    Route("GET", f"{_V1}/logs/stream", _from("logs", "follow"), head=False),
+    Route("GET", f"{_V1}/requests", _from("logs", "list_requests")),
+    Route("DELETE", f"{_V1}/requests", _from("logs", "clear_requests")),
+    Route("GET", f"{_V1}/requests/stats", _from("logs", "requests_stats")),
+    Route("GET", f"{_V1}/backends", _from("backends", "list_backends")),
+    Route("POST", f"{_V1}/backends", _from("edits", "add_backend")),
+    Route("GET", f"{_V1}/backends/{{}}", _from("backends", "get_backend")),
+    Route("DELETE", f"{_V1}/backends/{{}}", _from("edits", "remove_backend")),
+    Route("GET", f"{_V1}/backends/{{}}/stats", _from("backends", "get_stats")),
+    Route("POST", f"{_V1}/backends/{{}}/test", _from("backends", "run_test")),
+    Route("GET", f"{_V1}/routes", _from("routes", "list_routes")),
+    Route("POST", f"{_V1}/routes", _from("edits", "add_route")),
+    Route("DELETE", f"{_V1}/routes/{{}}", _from("edits", "remove_route")),
+    Route("POST", f"{_V1}/routes/test", _from("routes", "try_route")),
+    # A route may be called "test", and is removed all the same.
+    Route("DELETE", f"{_V1}/routes/test", _from("edits", "remove_route")),
+    Route("GET", f"{_V1}/config", _from("config", "show")),
+    Route("PUT", f"{_V1}/config", _from("config", "replace"), limit=_CONFIG),
+    Route("GET", f"{_V1}/config/meta", _from("config", "explain")),
+    Route("POST", f"{_V1}/config/validate", _from("config", "validate"), limit=_CONFIG),
+    Route("POST", f"{_V1}/config/preview", _from("config", "preview"), limit=_CONFIG),
+    Route("POST", f"{_V1}/config/reload", _from("config", "reload")),
 )
 
 

@@ -15,7 +15,7 @@ from ..backends.base import Backend
 from ..config import schema, values
 from ..errors import ProtocolError, Reason
 from ..events import BackendHealth
-from ..rest import Call, Refused, Response, Route, reply
+from ..rest import Call, Refused, Response, reply
 from ..target import Target, read_authority
 from ..way import Way
 from .context import Context
@@ -287,11 +287,3 @@ def _shown(settings: schema.Backend | None) -> dict[str, object]:
 
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 1)
-
-
-ROUTES: tuple[Route[Context], ...] = (
-    Route("GET", "/api/v1/backends", list_backends),
-    Route("GET", "/api/v1/backends/{}", get_backend),
-    Route("GET", "/api/v1/backends/{}/stats", get_stats),
-    Route("POST", "/api/v1/backends/{}/test", run_test),
-)

@@ -8,22 +8,19 @@ from msgspec import Struct
 
 from ..config.edit import Document, document
 from ..errors import ConfigError
-from ..rest import Call, FaultBody, Response, Route, reply
-from .context import Change, Context
+from ..rest import Call, FaultBody, Response, reply
+from .context import Change, Context, in_thread
 from .edits import (
     Applied,
     Saved,
     draft,
     editable,
     etag,
-    in_thread,
     no_file,
     refusing,
     save,
     unplaced,
 )
-
-LIMIT = 1024 * 1024  # bytes of a document
 
 
 class Shown(Struct):
@@ -148,13 +145,3 @@ async def _plan(ctx: Context, call: Call) -> Change:
     _, text = await in_thread(lambda: draft(body.config, stored))
     with unplaced():
         return await ctx.house.preview(text)
-
-
-ROUTES: tuple[Route[Context], ...] = (
-    Route("GET", "/api/v1/config", show),
-    Route("PUT", "/api/v1/config", replace, limit=LIMIT),
-    Route("GET", "/api/v1/config/meta", explain),
-    Route("POST", "/api/v1/config/validate", validate, limit=LIMIT),
-    Route("POST", "/api/v1/config/preview", preview, limit=LIMIT),
-    Route("POST", "/api/v1/config/reload", reload),
-)

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from ..errors import Reason
 from ..events import rfc3339
-from ..rest import Call, Refused, Response, Route, reply
+from ..rest import Call, Refused, Response, reply
 from .context import Context
 
 
@@ -120,11 +120,3 @@ async def close_of_client(ctx: Context, call: Call) -> Response:
     for session in mine:
         session.close(Reason.OPERATOR)
     return reply(Closed(len(mine)))
-
-
-ROUTES: tuple[Route[Context], ...] = (
-    Route("GET", "/api/v1/connections", list_connections),
-    Route("DELETE", "/api/v1/connections", close_of_client),
-    Route("GET", "/api/v1/connections/clients", list_clients),
-    Route("DELETE", "/api/v1/connections/{}", close_one),
-)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from ..backends.base import Backend
 from ..config.schema import Settings
@@ -15,9 +15,11 @@ from ..ring import Ring
 from ..route import Candidate
 from ..sse import Logs
 
-
 if TYPE_CHECKING:
     from ..lists import RouteList
+
+T = TypeVar("T")
+
 
 class Listener(Protocol):
     """A listener of the proxy."""
@@ -183,6 +185,14 @@ class House(Protocol):
         Raises:
             ConfigError: it has faults
         """
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """What `work` answers, done in a thread that ends with it."""
+    from concurrent.futures import ThreadPoolExecutor  # only now: threads cost memory
+
+    with ThreadPoolExecutor(1) as pool:
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
 class Context:

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
 
 from msgspec import Struct
 
@@ -21,12 +20,11 @@ from ..config.schema import Direct, Settings
 from ..config.toml import dump
 from ..errors import BindError, ConfigError, Fault
 from ..events import ConfigChange
-from ..rest import Call, Refused, Response, Route, reply
-from .context import Change, Context, House, Store, StoreError
+from ..rest import Call, Refused, Response, reply
+from .context import Change, Context, House, Store, StoreError, in_thread
 
 log = logging.getLogger("bifrost.api")
 
-T = TypeVar("T")
 
 TURN = 30.0  # seconds to wait for the edits before this one
 NOTE = "The file was written anew: comments in it are lost."
@@ -76,14 +74,6 @@ class RouteEdited(Saved, kw_only=True):
 
     status: str
     route: str
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """What `work` answers, done in a thread that ends with it."""
-    from concurrent.futures import ThreadPoolExecutor  # only now: threads cost memory
-
-    with ThreadPoolExecutor(1) as pool:
-        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
 @contextmanager
@@ -350,13 +340,3 @@ def _without(stored: Settings, section: str, name: str) -> Document:
     items = data[section]
     assert isinstance(items, list)
     return data | {section: [item for item in items if item["name"] != name]}
-
-
-ROUTES: tuple[Route[Context], ...] = (
-    Route("POST", "/api/v1/backends", add_backend),
-    Route("DELETE", "/api/v1/backends/{}", remove_backend),
-    Route("POST", "/api/v1/routes", add_route),
-    Route("DELETE", "/api/v1/routes/{}", remove_route),
-    # POST to this path tries the routes, and a route may be called so all the same.
-    Route("DELETE", "/api/v1/routes/test", remove_route),
-)

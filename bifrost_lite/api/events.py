@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..rest import Call, Response, Route, Takeover
+from ..rest import Call, Response, Takeover
 from .context import Context
 
 _PAGE = """<!doctype html>
@@ -37,9 +37,3 @@ async def index(ctx: Context, call: Call) -> Response:
         content_type="text/html; charset=utf-8",
         headers=("Cache-Control: no-cache",),
     )
-
-
-ROUTES: tuple[Route[Context], ...] = (
-    Route("GET", "/api/v1/ws", watch, head=False),
-    Route("GET", "/", index, public=True),
-)

@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from ..events import rfc3339
 from ..records import DEBUG, LEVELS, Finished
-from ..rest import Call, Response, Route, Takeover, reply
+from ..rest import Call, Response, Takeover, reply
 from ..sse import LogEntry
 from .context import Context
 
@@ -116,12 +116,3 @@ def _request(record: Finished) -> Request:
         bytes_received=record.bytes_received,
         error=record.error,
     )
-
-
-ROUTES: tuple[Route[Context], ...] = (
-    Route("GET", "/api/v1/logs", list_entries),
-    Route("GET", "/api/v1/logs/stream", follow, head=False),
-    Route("GET", "/api/v1/requests", list_requests),
-    Route("DELETE", "/api/v1/requests", clear_requests),
-    Route("GET", "/api/v1/requests/stats", requests_stats),
-)

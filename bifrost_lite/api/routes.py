@@ -12,7 +12,7 @@ from ..condition import Condition
 from ..config import schema
 from ..errors import ProtocolError, Reason
 from ..events import rfc3339
-from ..rest import Call, Refused, Response, Route, reply
+from ..rest import Call, Refused, Response, reply
 from ..route import DEFAULT, Candidate
 from ..target import Target, from_host, pack, read_authority, unpack
 from .context import Context, House
@@ -241,9 +241,3 @@ def _candidate(one: Candidate, target: Target) -> CandidateInfo:
         kind = "names" if target.packed is None else "networks"
         why = f"None of its {kind} matches."
     return CandidateInfo(one.route, one.backend, not one.lost, one.lost, why, one.pattern)
-
-
-ROUTES: tuple[Route[Context], ...] = (
-    Route("GET", "/api/v1/routes", list_routes),
-    Route("POST", "/api/v1/routes/test", try_route),
-)

@@ -9,7 +9,7 @@ from time import time
 from msgspec import Struct
 
 from ..events import rfc3339
-from ..rest import Call, Response, Route, reply
+from ..rest import Call, Response, reply
 from .context import Context
 
 
@@ -161,11 +161,3 @@ def memory_rss() -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
-
-
-ROUTES: tuple[Route[Context], ...] = (
-    Route("GET", "/api/v1/health", health, public=True),
-    Route("GET", "/api/v1/version", version),
-    Route("GET", "/api/v1/status", status),
-    Route("GET", "/api/v1/stats", stats),
-)

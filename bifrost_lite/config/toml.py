@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from ..errors import ConfigError, Fault
-from .edit import document
 from .faults import Path
 from .schema import Settings
 
@@ -232,6 +231,8 @@ def dump(settings: Settings, *, full: bool = False) -> str:
         settings: to be written
         full: with every key, see `edit.document`
     """
+    from .edit import document  # a daemon that only reads needs none of it
+
     lines = _table(document(settings, full=full, masked=False), ())
     return "".join(f"{line}\n" for line in lines).lstrip("\n")
 

@@ -21,8 +21,7 @@ from bifrost_lite.api.context import Change
 from bifrost_lite.config.schema import HttpProxy, Settings
 from bifrost_lite.errors import BindError
 from bifrost_lite.events import ConfigChange, ConfigRejected
-from bifrost_lite.load import load
-from bifrost_lite.store import revision
+from bifrost_lite.load import load, revision
 from tests.control_fixtures import Answer, Daemon, running
 
 ROOT = Path(__file__).parents[2]
