@@ -369,6 +369,7 @@ class Builder:
                 servers=item.resolver,
                 timeout=names.timeout,
                 device=item.device,
+                mark=item.fwmark,
             )
         dialler, prober = self._diallers(item, way, resolver, guard)
         if self.links is None:

@@ -172,6 +172,8 @@ class Condition:
         """
         if self.state != WAITING:
             self._become(WAITING, why, now)
+        else:
+            self.reason = why
 
     def present(self, now: float) -> None:
         """Its device is there."""

@@ -60,7 +60,6 @@ class Daemon:
         self.requests: Ring[Finished] = Ring(settings.log.requests)
         self.own = OwnAddresses(dispatcher)
         self.resolver = self._resolver(settings)
-        self.retired: list[Resolver] = []  # of earlier configurations, for look-ups under way
         self.monitor = Monitor(loop, dispatcher, self.hub.publish)
         self.builder = Builder(
             dispatcher, self.own.is_own, self.monitor.changed, self._cut, self.monitor.hurry
@@ -188,8 +187,7 @@ class Daemon:
         self.monitor.close()
         self.builder.retire(self.plane.policy, None)
         self.builder.close()
-        for resolver in (self.resolver, *self.retired):
-            resolver.close()
+        self.resolver.close()
         self.own.close()
         logger.info("stopped")
         log.stop(self.log_handler)
@@ -224,19 +222,12 @@ class Daemon:
         self.builder.retire(old, policy)
         self.monitor.adopt(policy.backends, settings.backends)
         if resolver is not self.resolver:
-            # Look-ups under way end by themselves before that.
-            seconds = self.reloader.settings.resolver.timeout + 1
-            self.loop.call_later(seconds, self._retire, self.resolver)
-            self.retired.append(self.resolver)
+            self.resolver.retire()
             self.resolver = resolver
         log.set_level(self.level or settings.log.level)
         self.logs.ring.resize(settings.log.ring)
         self.requests.resize(settings.log.requests)
         plane.finished = self._access(settings).finished
-
-    def _retire(self, resolver: Resolver) -> None:
-        self.retired.remove(resolver)
-        resolver.close()
 
 
 def run(

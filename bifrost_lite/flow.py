@@ -73,7 +73,7 @@ class Flow:
         target: it
 
     Attributes:
-        header: of the datagrams to the client; what it sent, but for a name the address
+        back: header of the datagrams to the client: the same, but with an address for a name
     """
 
     __slots__ = (
@@ -206,9 +206,11 @@ class Flow:
         association.refused.pop(self.header, None)
         association.plane.dispatcher.attach(self.fd, self.on_event, edge=False)
         association.plane.opened(self)
-        waiting = self._take_pending()
-        for payload in waiting:
-            self.send(payload)
+        for payload in self._take_pending():
+            if self.open:
+                self.send(payload)
+            else:  # the way went with an earlier one
+                association.plane.dropped += 1
 
     def _end_lookup(self) -> None:
         self.settle.stop(self)

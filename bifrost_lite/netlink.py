@@ -200,9 +200,7 @@ class Feed:
                 if error.errno != errno.ENOBUFS:
                     raise
 
-    def _read_dump(
-        self, sock: Socket, request: Callable[[int], bytes], deadline: float
-    ) -> bool:
+    def _read_dump(self, sock: Socket, request: Callable[[int], bytes], deadline: float) -> bool:
         """Ask for one kind of thing; False where some changed while they were listed."""
         self._sequence += 1
         steady = True

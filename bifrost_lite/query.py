@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, if_nametoindex
 
 from .acl import fold
+from .dial import SO_MARK
 from .dispatch import IN, OUT, Deadlines, Dispatcher
 from .errors import Reason
 from .names import Server
@@ -52,19 +53,23 @@ class Servers:
         dispatcher: calls the queries
         tick: seconds until the next server is asked
         device: network device that all packets leave through, "" for the routes' choice
+        mark: firewall mark of the packets, 0 for none
 
     Raises:
         ValueError: this system cannot bind a socket to a device
     """
 
-    __slots__ = ("_complaint", "device", "dispatcher", "first", "list", "ticks")
+    __slots__ = ("_complaint", "device", "dispatcher", "first", "list", "mark", "ticks")
 
-    def __init__(self, dispatcher: Dispatcher, tick: float, device: str) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, tick: float, device: str, mark: int = 0
+    ) -> None:
         if device and _BIND_TO_DEVICE is None:
             raise ValueError("Only Linux can ask name servers through a device.")
         self.dispatcher = dispatcher
         self.ticks = Deadlines(dispatcher, tick, Query.tick)
         self.device = device
+        self.mark = mark
         self.list: tuple[Server, ...] = ()
         self.first = 0
         self._complaint = ""
@@ -81,6 +86,8 @@ class Servers:
             sock.setblocking(False)
             if self.device and _BIND_TO_DEVICE is not None:
                 sock.setsockopt(SOL_SOCKET, _BIND_TO_DEVICE, self.device.encode())
+            if self.mark:
+                sock.setsockopt(SOL_SOCKET, SO_MARK, self.mark)
             if not six:
                 sock.connect((server.address, server.port))
             else:

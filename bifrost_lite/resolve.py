@@ -201,6 +201,7 @@ class Resolver:
         device: network device through which name servers are asked, "" for any
         resolv_conf: file with the servers and the domains to search single labels in
         hosts: file with names that are not asked for
+        mark: firewall mark of what is asked, 0 for none
 
     Raises:
         ValueError: a server is none, or the device cannot be used that way
@@ -208,7 +209,7 @@ class Resolver:
 
     __slots__ = (
         "_cache", "_closed", "_deadline", "_dispatcher", "_domains", "_hosts", "_hosts_file",
-        "_next_look", "_places", "_resolv_conf", "_running", "_searches", "_servers",
+        "_next_look", "_places", "_resolv_conf", "_retired", "_running", "_searches", "_servers",
         "_starting", "_system", "_waiting",
     )  # fmt: skip
 
@@ -221,19 +222,20 @@ class Resolver:
         device: str = "",
         resolv_conf: str = "/etc/resolv.conf",
         hosts: str = "/etc/hosts",
+        mark: int = 0,
     ) -> None:
         self._system = mode == "system"
         if self._system and device:
             raise ValueError("The system's resolver cannot be bound to a device.")
         fixed = tuple(parse_server(server) for server in servers)
         self._dispatcher = dispatcher
-        self._servers = Servers(dispatcher, timeout / TICKS, device)
+        self._servers = Servers(dispatcher, timeout / TICKS, device, mark)
         self._servers.list = fixed
         self._deadline = Deadlines(dispatcher, timeout, Search.late)
         self._places = MAX_THREADS if self._system else MAX_SEARCHES
         self._running = 0
         self._starting = False
-        self._closed = False
+        self._closed = self._retired = False
         self._searches: dict[str, Search] = {}
         self._waiting: dict[Search, None] = {}
         # By kind and name: when it is too old, and the addresses.
@@ -273,6 +275,12 @@ class Resolver:
         tell(addresses, None if addresses else Reason.DNS_NOT_FOUND, True)
         return None
 
+    def retire(self) -> None:
+        """The configuration that made it is gone: close when what is under way has ended."""
+        self._retired = True
+        if not self._searches:
+            self.close()
+
     def close(self) -> None:
         """Fail what is under way, and leave the dispatcher."""
         if self._closed:
@@ -301,6 +309,8 @@ class Resolver:
         self._waiting.pop(search, None)
         if search.asker is not None and not self._system:
             self._leave_place()
+        if self._retired and not self._searches:
+            self._dispatcher.again(self.close)  # not while one of its queries is at work
 
     def _search(self, name: str, kinds: tuple[int, ...], tell: Tell) -> Lookup | None:
         """The part of `lookup` for what is not at hand."""

@@ -266,21 +266,14 @@ class Session(Intake):
         """Hand the client over to what passes its datagrams on.
 
         Raises:
-            ProtocolError: it may not have that here, or there is no socket for it
+            ProtocolError: it may not have that, or there is no socket for it
         """
-        if self.refusal is not None:
-            raise ProtocolError(self.refusal, self.refusal.text)
-        if not self.listener.udp:
-            raise ProtocolError(Reason.BAD_COMMAND, "UDP ASSOCIATE is not served here")
+        refusal = self.refusal or (None if self.listener.udp else Reason.BAD_COMMAND)
+        if refusal is not None:
+            raise ProtocolError(refusal, refusal.text)
         from .udp import Association  # who has no datagrams pays for none
 
-        association = Association(self, asked.port)
-        plane = self.plane
-        self.wait(None)
-        self.open = False
-        plane.sessions.discard(self)
-        plane.sessions.add(association)
-        association.start(self.noticed)
+        Association(self, asked.port).start(self)
 
     # Dialling.
 

@@ -102,16 +102,17 @@ class Association:
         text = unpack(packed)
         return (text, port) if len(packed) == 4 else (text, port, 0, self.scope)
 
-    def start(self, noticed: int) -> None:
-        """Serve the client, and tell it where.
-
-        Args:
-            noticed: events of the control connection that nobody has read for yet
-        """
-        dispatcher = self.plane.dispatcher
-        dispatcher.handlers[self.fd] = self.on_control
-        dispatcher.attach(self.relay_fd, self.on_datagram, edge=False)
-        self.plane.idle.start(self)
+    def start(self, session: Session) -> None:
+        """Take the place of the session, which is over with that, and tell the client where the
+        relay is."""
+        session.wait(None)
+        session.open = False
+        plane = self.plane
+        plane.sessions.discard(session)
+        plane.sessions.add(self)
+        plane.dispatcher.handlers[self.fd] = self.on_control
+        plane.dispatcher.attach(self.relay_fd, self.on_datagram, edge=False)
+        plane.idle.start(self)
         address, port = self.relay.getsockname()[:2]
         packed = pack(address.partition("%")[0])
         assert packed is not None
@@ -120,7 +121,7 @@ class Association:
         except OSError:
             self.close(Reason.CLIENT_RESET)
             return
-        if noticed:
+        if session.noticed:  # nobody has read for that yet
             self.on_control(END)
 
     @property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator, Sequence
 
 import pytest
 
-from bifrost_lite import udp
+from bifrost_lite import flow, udp
 from bifrost_lite.acl import is_special
 from bifrost_lite.backends.base import Backend
 from bifrost_lite.backends.block import Block
@@ -309,10 +310,10 @@ def test_the_mark_to_send_with() -> None:
         proxy.plane.policy.backends["direct"].dialler.mark = 7
         rider, target = proxy.rider(), proxy.point()
         exchange(rider, target)
-        (flow,) = proxy.association.flows.values()
+        (one,) = proxy.association.flows.values()
         proxy.in_hand = True
-        assert flow.sock is not None
-        assert flow.sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == 7
+        assert one.sock is not None
+        assert one.sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == 7
         rider.control.close()
 
 
@@ -548,6 +549,24 @@ def test_a_target_that_refuses_faster_than_anybody_sends() -> None:
         assert proxy.call(send) == 2
         assert proxy.plane.dropped == 1
         exchange(rider, target)
+        rider.control.close()
+
+
+def test_a_way_that_goes_with_the_first_of_those_that_waited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flow, "_LOST", {errno.EMSGSIZE})  # an error that is easy to have
+    with Served(listen=[("::1", "auto")]) as proxy:
+        rider, target = proxy.rider(), proxy.point()
+        header = named("a.test", target.port)
+        rider.say(header, b"x" * 65510).say(header, b"small")
+        until(lambda: proxy.call(lambda: proxy.association.held) == 65515)
+        proxy.tell("a.test", LOOPBACK)
+        proxy.dropped(2)
+        assert proxy.close_event().reason == "network_unreachable"
+        rider.say(header, b"q")
+        proxy.tell("a.test", LOOPBACK)
+        target.expect(b"q")
         rider.control.close()
 
 

@@ -72,9 +72,7 @@ def test_closing_twice_is_closing(own: OwnAddresses) -> None:
     feed.on_event(1)
 
 
-def test_by_trial_without_netlink(
-    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_by_trial_without_netlink(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(netlink, "_AF_NETLINK", None)
     own = OwnAddresses(dispatcher)
     assert own.addresses == frozenset()
@@ -173,6 +171,20 @@ def test_by_trial_where_the_dump_fails(
     assert not own.is_own(ip("10.0.0.1"))
 
 
+def test_by_trial_where_the_groups_are_refused(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = Kernel()
+
+    def refuse(place: tuple[int, int]) -> None:
+        raise OSError(errno.EPERM, "no")
+
+    monkeypatch.setattr(kernel, "bind", refuse)
+    monkeypatch.setattr(netlink, "Socket", lambda *args: kernel)
+    OwnAddresses(dispatcher).close()
+    assert kernel.closed
+
+
 def test_a_dump_has_a_deadline(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(netlink, "monotonic", iter([0.0, 0.1, 0.5, 3.0]).__next__)
     own, _ = start([address("10.0.0.1", sequence=1, port=PORT), done(1)])
@@ -205,9 +217,7 @@ def test_what_was_lost_is_asked_for(start: Start, trouble: bytes | OSError) -> N
     assert own.addresses == {ip("10.0.0.9")}
 
 
-def test_by_trial_once_the_kernel_fails(
-    start: Start, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_by_trial_once_the_kernel_fails(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     own, kernel = start(one())
     kernel.reads = [OSError(errno.ENOBUFS, "lost")]
     kernel.answers = [[TimeoutError("timed out")]]

@@ -985,6 +985,28 @@ def test_closing_from_inside_an_answer(bench: Bench) -> None:
     assert bench.dispatcher.handlers == {}
 
 
+def test_a_retired_one_ends_with_the_last_of_its_look_ups(bench: Bench) -> None:
+    """A reload must not fail the dials that are under way."""
+    server = bench.server()
+    server.answers["a.example"] = for_kind(addresses(FOUR), silent)
+    resolver = bench.resolver(server)
+    told: list[Told] = []
+    resolver.lookup("a.example", "4", lambda *what: told.append(what))
+    resolver.retire()
+    assert not told
+    assert bench.dispatcher.deadlines
+    bench.until(lambda: told)
+    assert told == [done(FOUR)]
+    bench.until(lambda: not bench.dispatcher.deadlines)
+    assert bench.find(resolver, "b.example", "4") == [NO_ANSWER]
+
+
+def test_a_retired_one_that_does_nothing_is_closed(bench: Bench) -> None:
+    resolver = bench.resolver(bench.server())
+    resolver.retire()
+    assert not bench.dispatcher.deadlines
+
+
 def test_nothing_is_armed_when_idle(bench: Bench) -> None:
     server = bench.server()
     server.answers["a.example"] = cut

@@ -8,7 +8,7 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from bifrost_lite.flow import Flow
 from bifrost_lite.plane import Policy
@@ -16,6 +16,8 @@ from bifrost_lite.target import Target, from_packed
 from bifrost_lite.udp import Association
 from bifrost_lite.wire.udp import associated, header_end, make_header, read_target
 from tests.plane_kit import DEADLINE, LOOPBACK, Peer, Proxy, until
+
+P = TypeVar("P", bound="Point")
 
 ASSOCIATE = b"\x05\x03\x00\x01\0\0\0\0\0\0"
 
@@ -28,7 +30,7 @@ class Datagram(NamedTuple):
 
 
 class Point:
-    """A bound UDP socket with a deadline.
+    """A bound UDP socket with a deadline; a context manager.
 
     Args:
         host, port: to bind
@@ -83,6 +85,12 @@ class Point:
 
     def close(self) -> None:
         self.sock.close()
+
+    def __enter__(self: P) -> P:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 class Rider(Point):

@@ -21,6 +21,18 @@ class Connecting(Protocol):
         """Give up; `done` will not be called."""
 
 
+class Ended:
+    """What has ended before it could be given up."""
+
+    __slots__ = ()
+
+    def cancel(self) -> None:
+        """See `Connecting`: there is nothing to give up."""
+
+
+ENDED = Ended()
+
+
 class Backend(Protocol):
     """A way out, or a choice of them.
 

@@ -6,19 +6,7 @@ from ..dial import Done
 from ..errors import Reason
 from ..target import Target
 from ..way import Way
-from .base import Backend
-
-
-class Refusal:
-    """What is left to give up of a connection that was refused: nothing."""
-
-    __slots__ = ()
-
-    def cancel(self) -> None:
-        """See `base.Connecting`."""
-
-
-_REFUSAL = Refusal()
+from .base import ENDED, Backend, Ended
 
 
 class Block:
@@ -40,15 +28,15 @@ class Block:
 
     def connect(
         self, target: Target, client: bytes, done: Done, forward: bool = False
-    ) -> Refusal:
+    ) -> Ended:
         """See `base.Backend`."""
         done(None, 0, Reason.BLOCKED, self.way)
-        return _REFUSAL
+        return ENDED
 
-    def probe(self, target: Target, done: Done, forward: bool = False) -> Refusal:
+    def probe(self, target: Target, done: Done, forward: bool = False) -> Ended:
         """See `base.Backend`."""
         done(None, 0, Reason.BLOCKED, None)
-        return _REFUSAL
+        return ENDED
 
     def carriers(self, client: bytes) -> list[Way]:
         """See `base.Backend`."""

@@ -8,7 +8,7 @@ from ..links import Links, nothing
 from ..resolve import Resolver
 from ..target import Target
 from ..way import Way
-from .base import Backend, Connecting
+from .base import ENDED, Backend, Connecting
 
 
 class Interface:
@@ -71,10 +71,10 @@ class Interface:
         return [self.way]
 
     def close(self) -> None:
-        """See `base.Backend`; look-ups under way end with `DNS_FAILED`."""
+        """See `base.Backend`."""
         self._watch.cancel()
         if self._resolver is not None:
-            self._resolver.close()
+            self._resolver.retire()
 
     def _dial(self, dialler: Dialler, target: Target, done: Done) -> Connecting:
         if not self._why:
@@ -83,7 +83,7 @@ class Interface:
         if way is not None:
             way.failed(Reason.DEVICE_ABSENT, target.text, False)  # its condition knows already
         done(None, 0, Reason.DEVICE_ABSENT, way)
-        return _ENDED
+        return ENDED
 
     def _changed(self, why: str) -> None:
         self._why = why
@@ -92,15 +92,3 @@ class Interface:
             self.condition.absent(why, now)
         else:
             self.condition.present(now)
-
-
-class _Ended:
-    """What has ended before it could be given up."""
-
-    __slots__ = ()
-
-    def cancel(self) -> None:
-        """Nothing to give up."""
-
-
-_ENDED = _Ended()

@@ -172,7 +172,9 @@ def test_it_starts_before_its_device(crossing: Crossing) -> None:
 def test_direct_is_another_way(running: Running, crossing: Crossing) -> None:
     """What the counters count: the same proxy, told to use the other way."""
     path = running.daemon.path
-    path.write_text(path.read_text("utf-8").replace('backend = "vpn"', 'backend = "direct"'), "utf-8")
+    path.write_text(
+        path.read_text("utf-8").replace('backend = "vpn"', 'backend = "direct"'), "utf-8"
+    )
     running.daemon.process.send_signal(signal.SIGHUP)
     running.event("config.reload")
     assert running.world(HOSTS[0]) == "wan"

@@ -72,7 +72,9 @@ def test_what_a_kernel_said_of_the_example_in_the_manual() -> None:
     second = b64decode("TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=")
     message = device(
         peer(first, ["10.192.122.3/32", "10.192.124.0/24"], at=("192.95.5.67", 1234)),
-        peer(second, ["10.192.122.4/32", "192.168.0.0/16"], at=("2607:5300:60:6b0::c05f:543", 2468)),
+        peer(
+            second, ["10.192.122.4/32", "192.168.0.0/16"], at=("2607:5300:60:6b0::c05f:543", 2468)
+        ),
         name="test",
         private=b64decode("yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="),
         public=b64decode("HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="),

@@ -178,7 +178,11 @@ def test_every_cut_of_a_message_is_noticed() -> None:
 
 @given(st.binary(max_size=300))
 def test_garbage_raises_nothing_else(data: bytes) -> None:
-    for reader in (lambda: list(parse(data)), lambda: parse_address(data), lambda: parse_link(data)):
+    for reader in (
+        lambda: list(parse(data)),
+        lambda: parse_address(data),
+        lambda: parse_link(data),
+    ):
         try:
             reader()
         except NetlinkError:
