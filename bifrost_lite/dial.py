@@ -39,11 +39,11 @@ ADDRESS_LIMIT = 16  # addresses of one name that are tried
 
 _SOCK_NONBLOCK: int = getattr(socket, "SOCK_NONBLOCK", 0)  # saves a system call where known
 # Linux alone has these; elsewhere the kernel refuses the numbers.
-_SO_BINDTODEVICE: int = getattr(socket, "SO_BINDTODEVICE", 25)
+SO_BINDTODEVICE: int = getattr(socket, "SO_BINDTODEVICE", 25)
 SO_MARK: int = getattr(socket, "SO_MARK", 36)
 _STREAM = socket.SOCK_STREAM | _SOCK_NONBLOCK
 _UNDER_WAY = (errno.EINPROGRESS, 0)
-_REASONS = {
+REASONS = {
     errno.ECONNREFUSED: Reason.CONNECT_REFUSED,
     errno.ETIMEDOUT: Reason.CONNECT_TIMEOUT,
     errno.ENETUNREACH: Reason.NET_UNREACHABLE,
@@ -153,7 +153,7 @@ class Dialler:
             sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
             sock.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
             if self.device:
-                sock.setsockopt(SOL_SOCKET, _SO_BINDTODEVICE, self.device)
+                sock.setsockopt(SOL_SOCKET, SO_BINDTODEVICE, self.device)
             if self.mark:
                 sock.setsockopt(SOL_SOCKET, SO_MARK, self.mark)
             if self.source:
@@ -240,7 +240,7 @@ class Dial:
             try:
                 sock = dialler.open(packed, self.target.port)
             except OSError as error:
-                self.reason = _REASONS.get(error.errno or 0, Reason.CONNECT_FAILED)
+                self.reason = REASONS.get(error.errno or 0, Reason.CONNECT_FAILED)
                 continue
             attempt = Attempt(self, sock)
             self.attempts.append(attempt)
@@ -260,7 +260,7 @@ class Dial:
         """This attempt is lost; the next starts at once."""
         self.attempts.remove(attempt)
         self.dialler.dispatcher.discard(attempt.fd, attempt.sock)
-        self.reason = _REASONS.get(error, Reason.CONNECT_FAILED)
+        self.reason = REASONS.get(error, Reason.CONNECT_FAILED)
         if self.tried < len(self.addresses):
             self.dialler.stagger.stop(self)
         self.next_attempt()

@@ -22,7 +22,7 @@ from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOL_SOCKET
 from typing import TYPE_CHECKING, Protocol, cast
 
 from .condition import WAITING
-from .dial import _REASONS, _SO_BINDTODEVICE, RESOLUTION_DELAY, SO_MARK, Dialler, Lookup
+from .dial import REASONS, RESOLUTION_DELAY, SO_BINDTODEVICE, SO_MARK, Dialler, Lookup
 from .dispatch import IN
 from .errors import DENIED, Reason
 from .target import Target, unpack
@@ -61,7 +61,7 @@ def family(packed: bytes) -> int:
 
 def reason_of(error: OSError) -> Reason:
     """Why there is no socket."""
-    return _REASONS.get(error.errno or 0, Reason.CONNECT_FAILED)
+    return REASONS.get(error.errno or 0, Reason.CONNECT_FAILED)
 
 
 class Flow:
@@ -142,15 +142,15 @@ class Flow:
             return Reason.NO_ROUTE
         self.route = match.route
         self.backend = match.backend
-        for way in policy.backends[match.backend].carriers(self.client):
-            if way.type == "block":
-                return Reason.BLOCKED
-            if way.type in ("direct", "interface"):
-                self.way = way
-                self.dialler = cast(_Leaf, policy.backends[way.name]).dialler
-                absent = way.condition.state == WAITING
-                return Reason.DEVICE_ABSENT if absent else None
-        return Reason.BAD_COMMAND  # upstream proxies get no datagrams
+        # The first and no other: what an upstream proxy would hide must not go past it.
+        way = policy.backends[match.backend].carriers(self.client)[0]
+        if way.type == "block":
+            return Reason.BLOCKED
+        if way.type not in ("direct", "interface"):
+            return Reason.BAD_COMMAND  # upstream proxies get no datagrams
+        self.way = way
+        self.dialler = cast(_Leaf, policy.backends[way.name]).dialler
+        return Reason.DEVICE_ABSENT if way.condition.state == WAITING else None
 
     def resolved(
         self, addresses: tuple[bytes, ...], reason: Reason | None, finished: bool
@@ -335,7 +335,7 @@ def _open(dialler: Dialler, packed: bytes, port: int) -> Socket:
     try:
         sock.setblocking(False)
         if dialler.device:
-            sock.setsockopt(SOL_SOCKET, _SO_BINDTODEVICE, dialler.device)
+            sock.setsockopt(SOL_SOCKET, SO_BINDTODEVICE, dialler.device)
         if dialler.mark:
             sock.setsockopt(SOL_SOCKET, SO_MARK, dialler.mark)
         if dialler.source:

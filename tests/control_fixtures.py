@@ -158,6 +158,7 @@ class FakePlane:
         self.listeners = [FakeListener()]
         self.counters = (25, 5000, 104857600, 209715200)
         self.refused = 0
+        self.dropped = 0
         self.failures: dict[str, int] = {}
 
     def stats(self) -> tuple[int, int, int, int]:

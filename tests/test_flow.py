@@ -239,8 +239,9 @@ def test_backends_that_carry_no_datagrams(selector: type[Dispatcher]) -> None:
 
 
 GROUPS: list[tuple[tuple[str, ...], str]] = [
-    (("socks5_proxy", "interface", "direct"), "interface"),
-    (("socks5_proxy", "direct", "block"), "direct"),
+    (("interface", "socks5_proxy", "direct"), "interface"),
+    (("direct", "block"), "direct"),
+    (("socks5_proxy", "direct"), "command_unsupported"),
     (("block", "direct"), "blocked"),
     (("http_proxy", "socks5_proxy"), "command_unsupported"),
 ]

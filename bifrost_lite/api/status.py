@@ -58,6 +58,7 @@ class Status(Struct):
         subscribers: log streams
         memory_rss: bytes
         refused: clients turned away at a cap since the start
+        dropped: datagrams of UDP ASSOCIATE that were thrown away since the start
         failures: requests that failed since the start, by the word of their `Reason`
         events_lost: events that slow clients lost
         entries_lost: log entries that slow streams lost
@@ -76,6 +77,7 @@ class Status(Struct):
     pid: int
     uid: int
     refused: int
+    dropped: int
     failures: dict[str, int]
     events_lost: int
     entries_lost: int
@@ -138,6 +140,7 @@ async def status(ctx: Context, call: Call) -> Response:
             pid=os.getpid(),
             uid=os.getuid(),
             refused=ctx.plane.refused,
+            dropped=ctx.plane.dropped,
             failures=dict(ctx.plane.failures),
             events_lost=ctx.hub.lost,
             entries_lost=ctx.logs.lost,
