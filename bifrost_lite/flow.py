@@ -83,6 +83,7 @@ class Flow:
         "sock", "started", "target", "user", "way",
     )  # fmt: skip
 
+    datagrams = True
     protocol = "SOCKS5"
     refusal: Reason | None = None
     way: Way

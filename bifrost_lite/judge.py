@@ -33,6 +33,7 @@ class Judge:
         self._router = router
         self._guard = guard
         self._users = {user.name: user.password_hash for user in settings.users}
+        self._listen = {(item.address, item.port): item for item in settings.listen}
         self._backends = {item.name: item for item in settings.backends}
         self._leaves: dict[str, frozenset[str]] = {}  # that do not refuse, by backend
 
@@ -42,7 +43,11 @@ class Judge:
         client = session.client
         if not self._allow.contains(client) or self._deny.contains(client):
             return DENY
-        if session.listener.auth and self._users and not self._knows(session):
+        place = session.listener.address, session.listener.asked_port
+        listener = self._listen.get(place, session.listener)  # one that goes stays as it was
+        if session.datagrams and not listener.udp:
+            return DENY
+        if listener.auth and self._users and not self._knows(session):
             return DENY
         try:
             target = parse_authority(session.host.encode(), None)
@@ -54,6 +59,8 @@ class Judge:
         if match is None:
             return DENY
         leaves = self._below(match.backend)
+        if session.datagrams:
+            leaves = frozenset(n for n in leaves if isinstance(self._backends[n], schema.Direct))
         if not leaves:
             return DENY
         # While it is dialled for, only the backend of its route is known, be that a group.

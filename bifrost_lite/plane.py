@@ -123,6 +123,7 @@ class Carried(Protocol):
     client: bytes
     client_ip: str
     client_port: int
+    datagrams: bool
     host: str
     id: int
     listener: Listener

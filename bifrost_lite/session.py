@@ -11,9 +11,9 @@
     silent         on_request   bytes -> reading; nothing for a minute -> closed
     lingering      Linger       the client has read its refusal -> closed
 
-Each state has a deadline: `handshake` bounds reading and logging in, the backend bounds dialling, `idle`
-bounds a connection that moves nothing, `keepalive` bounds silence between two requests,
-`linger` bounds lingering. Whatever happens, `close` ends it once, with one `Reason`.
+Each state has a deadline: `handshake` bounds reading and logging in, the backend bounds
+dialling, `idle` bounds a connection that moves nothing, `keepalive` bounds silence between
+two requests, `linger` bounds lingering. Whatever happens, `close` ends it once, with one `Reason`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Session(Intake):
         backend, route: names, "" before they are chosen; once the path stands `backend` is
             what carries it, before that the route's, which may be a group
         user: who logged in, "" for nobody
+        datagrams: whether it carries these rather than a stream
         way: what carries it, once the path stands
         started: Unix time at which the path stood
         began: monotonic time of the same
@@ -75,6 +76,7 @@ class Session(Intake):
         "started", "timer", "up", "user", "way",
     )  # fmt: skip
 
+    datagrams = False
     way: Way
 
     def __init__(

@@ -207,10 +207,12 @@ class Association:
         return flow if flow.open else None
 
     def _adopt_policy(self) -> bool:
-        """The rules changed. Nobody can be asked for a password here: who had to log in and
-        is not known to be still welcome has to come again."""
+        """The rules changed. Nobody can be asked for a password here: who has to log in and
+        is not known to be still welcome has to come again, as all where there is no UDP now."""
         policy = self.plane.policy
-        if self.listener.auth and policy.users not in (None, self.policy.users):
+        known = self.user and policy.users is self.policy.users
+        stranger = self.listener.auth and policy.users is not None and not known
+        if stranger or not self.listener.udp:
             self.close(Reason.ENFORCED)
             return False
         self.policy = policy

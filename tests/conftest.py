@@ -97,7 +97,10 @@ def nothing_left() -> Iterator[None]:
     yield
     deadline = time.monotonic() + SOON
     for thread in set(threading.enumerate()) - threads:
-        thread.join(max(0, deadline - time.monotonic()))
+        while thread.ident is None and time.monotonic() < deadline:
+            time.sleep(0.001)  # it is being started this moment, and cannot be joined yet
+        if thread.ident is not None:
+            thread.join(max(0, deadline - time.monotonic()))
     left = [f"thread {thread!r}" for thread in set(threading.enumerate()) - threads]
     left += [f"child process {child}" for child in _children() - children]
     extra = _descriptors() - descriptors

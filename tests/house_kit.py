@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ class House:
     Attributes:
         daemon: it
         events: type and data of all that was published
+        logged: the text of each entry
     """
 
     def __init__(
@@ -166,8 +167,3 @@ class _Texts(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.texts.append(record.getMessage())
-
-
-def backend(name: str, **keys: Any) -> Mapping[str, Any]:
-    """A table of a backend."""
-    return {"name": name, **keys}

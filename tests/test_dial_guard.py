@@ -117,3 +117,13 @@ def test_the_proxy_itself(selector: Selector) -> None:
             client = proxy.connect().send(get(f"http://{host}:{proxy.listeners[0].port}/"))
             assert refusal(client) == (403, "proxy_loop")
         assert len(proxy.plane.sessions) <= 3
+
+
+@both
+def test_what_the_rules_refuse_is_no_failure_of_the_backend(selector: Selector) -> None:
+    with Proxy(selector, guard=local) as proxy:
+        proxy.names.known["a.test"] = ["127.0.0.1"]
+        for url in ("http://127.0.0.1/", "http://a.test/"):
+            assert refusal(proxy.connect().send(get(url))) == (403, "target_denied")
+        (way,) = proxy.plane.policy.backends["direct"].carriers(b"")
+        assert (way.counters.failed, way.counters.last_failure) == (0, "")

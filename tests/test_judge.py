@@ -19,7 +19,8 @@ GOOD, OTHER = str(hash_of(b"open sesame")), str(hash_of(b"open barley"))
 
 
 class Listener:
-    auth = True
+    address, asked_port = "127.0.0.1", 7080
+    auth = udp = True
 
 
 class Standing:
@@ -29,6 +30,7 @@ class Standing:
         self.host = host
         self.client = bytes((192, 0, 2, 1))
         self.backend = "direct"
+        self.datagrams = False
         self.user = ""
         self.listener = Listener()
         self.policy = Policy(Router(()), {}, (), (), 1, 1, False)
@@ -159,5 +161,30 @@ def test_users(
     )  # fmt: skip
     connection = Standing(user=user, policy=policy)
     connection.listener.auth = auth
-    assert verdict(connection, users=users(now)) == expected
+    elsewhere = [{"port": 7081, "auth": not auth}]  # its own listener goes
+    assert verdict(connection, users=users(now), listen=elsewhere) == expected
+    connection.listener.auth = not auth
+    assert verdict(connection, users=users(now), listen=[{"auth": auth}]) == expected
     dispatcher.close()
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [("direct", KEEP), ("tunnel", MOVE), ("office", DENY), ("both", KEEP), ("proxies", DENY)],
+)
+def test_upstream_proxies_get_no_datagrams(backend: str, expected: str) -> None:
+    backends = [
+        {"name": "tunnel", "type": "interface", "device": "tun0"},
+        {"name": "office", "type": "socks5_proxy", "address": "192.0.2.9:1080"},
+        {"name": "both", "type": "group", "members": ["office", "direct"]},
+        {"name": "proxies", "type": "group", "members": ["office"]},
+    ]
+    routes = [{"name": "all", "backend": backend}]
+    flow = Standing(datagrams=True)
+    assert verdict(flow, backends=backends, routes=routes) == expected
+
+
+@pytest.mark.parametrize(("udp", "expected"), [(True, KEEP), (False, DENY)])
+def test_a_listener_that_takes_no_datagrams(udp: bool, expected: str) -> None:
+    assert verdict(Standing(datagrams=True), listen=[{"udp": udp}]) == expected
+    assert verdict(Standing(), listen=[{"udp": udp}]) == KEEP

@@ -14,8 +14,11 @@ from bifrost_lite.api.context import Change
 from bifrost_lite.dispatch import Dispatcher, EpollDispatcher, PollDispatcher
 from bifrost_lite.errors import BindError, ConfigError, Reason
 from bifrost_lite.events import ConfigChange, ConfigFault, ConfigRejected, ConnectionFailed
+from bifrost_lite.judge import Judge
+from bifrost_lite.plane import Carried
 from bifrost_lite.session import Session
 from tests.daemon_kit import free_port
+from tests.e2e.daemon import Section, Value
 from tests.house_kit import House
 from tests.plane_kit import Origin, get, refusal
 
@@ -42,8 +45,7 @@ def blocked(house: House, then: Callable[[], object]) -> None:
     house.daemon.reloader._parse = slowly  # type: ignore[assignment, method-assign]
 
     async def act() -> None:
-        while not reading.is_set():
-            await asyncio.sleep(0.001)
+        await asyncio.get_running_loop().run_in_executor(None, reading.wait)
         then()
         go_on.set()
 
@@ -87,7 +89,7 @@ def test_a_list_is_part_of_the_routes(path: Path) -> None:
     ],
 )
 def test_faults_change_nothing_and_are_told(
-    path: Path, sections: dict[str, dict[str, str]], faults: int
+    path: Path, sections: dict[str, Section], faults: int
 ) -> None:
     with House(path) as house:
         reloader, policy = house.daemon.reloader, house.daemon.plane.policy
@@ -107,7 +109,9 @@ def test_faults_change_nothing_and_are_told(
 def test_an_address_that_cannot_be_had_changes_nothing(path: Path) -> None:
     with House(path) as house:
         policy, taken = house.daemon.plane.policy, house.origin()
-        listen = {"name": "taken", "address": "127.0.0.1", "port": taken.port}
+        listen: dict[str, Value] = {
+            "name": "taken", "address": "127.0.0.1", "port": taken.port
+        }  # fmt: skip
         with pytest.raises(BindError):
             house.reload(listen=[listen], resolver={"timeout": "9s"}, access=NOBODY)
         assert house.daemon.plane.policy is policy
@@ -124,7 +128,7 @@ def test_one_after_another(path: Path) -> None:
 
         async def both() -> list[Change]:
             reload = house.daemon.reloader.reload
-            return await asyncio.gather(reload(), reload())
+            return list(await asyncio.gather(reload(), reload()))
 
         assert [change.changed for change in house.run(both())] == [["http"], ["http"]]
         assert not house.daemon.plane.policy.via
@@ -205,7 +209,9 @@ def test_who_stops_does_not_listen_again(path: Path) -> None:
             daemon.plane.listeners[0].close()
 
         blocked(house, stop)
-        listen = {"name": "new", "address": "127.0.0.1", "port": free_port()}
+        listen: dict[str, Value] = {
+            "name": "new", "address": "127.0.0.1", "port": free_port()
+        }  # fmt: skip
         with pytest.raises(ConfigError, match="stopping"):
             house.reload(listen=[listen])
         assert not daemon.plane.listeners
@@ -234,16 +240,16 @@ def test_they_are_judged_in_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -
         plane = house.daemon.plane
         last = max(plane.connections)
         verdicts = 0
-        verdict = reload.Judge.verdict
+        verdict = Judge.verdict
 
-        def judged(self: reload.Judge, session: Session) -> str:
+        def judged(self: Judge, session: Carried) -> str:
             nonlocal verdicts
             verdicts += 1
             if verdicts == 1:
                 house.loop.call_soon(lambda: plane.connections[last].close(Reason.CLOSED))
             return verdict(self, session)
 
-        monkeypatch.setattr(reload.Judge, "verdict", judged)
+        monkeypatch.setattr(Judge, "verdict", judged)
         assert house.reload(access=NOBODY) == Change(["access"], False, 4, 0, 4, 0)
         assert verdicts == 4
         for client in clients[:4]:
@@ -386,3 +392,11 @@ def test_a_request_goes_by_the_rules_of_when_it_is_whole(
         client.send(head[9:])
         house.until(lambda: house.told("connection.failed"))
         assert refusal(client) == (403, "no_route")
+
+
+def test_the_guard_is_that_of_the_rules_in_force(path: Path) -> None:
+    with House(path) as house:
+        guard, loopback = house.daemon.reloader.guard, bytes((127, 0, 0, 1))
+        assert guard(loopback, 1) is None
+        house.reload(access={"allow_local": False})
+        assert guard(loopback, 1) is Reason.TARGET_DENIED

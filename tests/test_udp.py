@@ -552,6 +552,26 @@ def test_users_come_up(selector: type[Dispatcher], asked: bool) -> None:
             rider.control.close()
 
 
+@both
+@pytest.mark.parametrize("key", ["auth", "udp"])
+def test_its_listener_lets_such_clients_in_no_more(selector: type[Dispatcher], key: str) -> None:
+    """It asks for a password now, or takes no datagrams."""
+    user = UserSettings(name="anna", password_hash=str(hash_of(b"geheim", 1000)))
+    with Served(selector) as proxy:
+        listener = proxy.listeners[0]
+        listener.auth = False
+        users = proxy.call(lambda: Users(proxy.dispatcher, [user]))
+        proxy.swap(users=users)
+        rider, target = proxy.rider(), proxy.point()
+        exchange(rider, target)
+        setattr(listener, key, key == "auth")
+        proxy.swap(users=users)
+        exchange(rider, target)
+        rider.say(proxy.point().header, b"q")
+        rider.control.ended()
+        assert proxy.close_event().reason == "enforced"
+
+
 def test_nobody_pays_for_it_who_does_not_use_it() -> None:
     """Its modules come with the first association."""
     import subprocess
