@@ -9,7 +9,7 @@ from .dispatch import END, IN
 from .errors import Reason
 
 if TYPE_CHECKING:
-    from .session import Session
+    from .connection import Connection
 
 READS = 16  # reads of a refused client's bytes in one turn
 TOTAL = 30.0  # seconds that it may go on sending
@@ -26,7 +26,7 @@ class Linger:
 
     __slots__ = ("began", "session")
 
-    def __init__(self, session: Session, reply: bytes) -> None:
+    def __init__(self, session: Connection, reply: bytes) -> None:
         plane = session.plane
         self.session = session
         self.began = plane.dispatcher.now

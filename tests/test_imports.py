@@ -19,7 +19,7 @@ FLOORS = {
     "pure": """names wire wire.* config config.* route acl passwd throttle counters condition lists ring pac
         metrics
         mesh mesh.*""",
-    "plane": """dispatch way relay resolve query system dial session linger tunnel forward plane listener
+    "plane": """dispatch way relay resolve query system dial connection session linger tunnel exchange forward plane listener
         users udp flow netlink links wireguard backends backends.*""",
     "control": """control accept hub fanout websocket sse http rest api api.* health check
         auth""",

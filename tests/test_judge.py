@@ -180,8 +180,8 @@ def test_upstream_proxies_get_no_datagrams(backend: str, expected: str) -> None:
         {"name": "proxies", "type": "group", "members": ["office"]},
     ]
     routes = [{"name": "all", "backend": backend}]
-    flow = Standing(datagrams=True)
-    assert verdict(flow, backends=backends, routes=routes) == expected
+    flow, listen = Standing(datagrams=True), [{"udp": True}]
+    assert verdict(flow, backends=backends, routes=routes, listen=listen) == expected
 
 
 @pytest.mark.parametrize(("udp", "expected"), [(True, KEEP), (False, DENY)])

@@ -61,19 +61,19 @@ def _names(settings: Settings) -> Findings:
 
 def _collisions(settings: Settings) -> Findings:
     """Listeners that could not both have their address."""
-    taken: list[tuple[bytes, int, str]] = []
+    taken: list[tuple[bytes, bool, int, str]] = []
     for path, where, host, port in _endpoints(settings):
         packed = values.address(host)
-        for other, number, owner in taken:
+        both = host == "::" and path[0] == "listen"  # it takes IPv4 too
+        for other, wide, number, owner in taken:
             # One socket on all addresses leaves no single one for another.
-            same = packed == other or (
-                len(packed) == len(other) and not (any(packed) and any(other))
-            )
+            met = both or wide or len(packed) == len(other)
+            same = packed == other or (met and not (any(packed) and any(other)))
             if same and port == number:
                 yield path, f"port {port} is taken there by {owner}"
                 break
         if port:
-            taken.append((packed, port, where))
+            taken.append((packed, both, port, where))
 
 
 def _endpoints(settings: Settings) -> Iterator[tuple[Path, str, str, int]]:

@@ -63,9 +63,11 @@ def test_private_addresses_are_never_open(address: str) -> None:
         ("0.0.0.0", "127.0.0.2", True),
         ("127.0.0.2", "0.0.0.0", True),
         ("::", "::1", True),
-        ("::", "127.0.0.1", False),
+        ("::", "127.0.0.1", True),  # it takes IPv4 too
+        ("127.0.0.1", "::", True),
         ("0.0.0.0", "::1", False),
-        ("::", "0.0.0.0", False),
+        ("::", "0.0.0.0", True),
+        ("0.0.0.0", "::", True),
         ("0:0:0:0:0:0:0:1", "::1", True),
     ],
 )
@@ -85,6 +87,11 @@ def test_collisions(one: str, other: str, same: bool) -> None:
 def test_control_listeners_collide_too() -> None:
     control = Control(listen=("127.0.0.1:7080", "127.0.0.1:7080", "127.0.0.1:0", "127.0.0.1:0"))
     assert found(Settings(control=control)) == [("control", "listen", 0), ("control", "listen", 1)]
+    control = Control(listen=("[::]:80", "0.0.0.0:80"), token="eight888")  # each its own family
+    listen = (Listen(name="a", address="::", port=81),)
+    assert found(Settings(control=control, listen=listen)) == []
+    control = Control(listen=("127.0.0.1:81",))
+    assert found(Settings(control=control, listen=listen)) == [("control", "listen", 0)]
 
 
 def test_control_beyond_loopback_needs_a_token() -> None:

@@ -24,11 +24,11 @@ from tests.daemon_kit import (
     tunnel,
     watched,
 )
-from tests.e2e.daemon import Daemon
+from tests.e2e.daemon import Daemon, Value
 from tests.e2e.program import DEADLINE
 
 OPEN = {"allow_local": True}
-EVERYTHING = {"name": "all", "domains": ["*"], "backend": "direct"}
+EVERYTHING: dict[str, Value] = {"name": "all", "domains": ["*"], "backend": "direct"}
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +85,11 @@ def memory(daemon: Daemon) -> int:
 def test_tunnels_live_through_a_hundred_reloads_under_load(target: str) -> None:
     """None is lost, no byte of theirs, no descriptor, and memory does not grow."""
     stop = threading.Event()
-    routes = [
+    routes: list[dict[str, Value]] = [
         {"name": f"r{n}", "domains": [f"*.site{n}.example", f".other{n}.example"], "backend": "b"}
         for n in range(200)
     ]
-    backends = [
+    backends: list[dict[str, Value]] = [
         {"name": "b", "type": "group", "members": ["direct", "up"]},
         {"name": "up", "type": "http_proxy", "address": "127.0.0.1:9"},
     ]
@@ -201,8 +201,8 @@ def test_a_rejected_reload_tells_all_by_the_api_and_by_events(target: str) -> No
 def test_a_listener_is_widened_and_narrowed_without_a_gap(target: str) -> None:
     """From loopback to all addresses and back, while clients come in all the time."""
     port = free_port()
-    narrow = {"name": "main", "address": "127.0.0.1", "port": port}
-    wide = {"name": "main", "address": "0.0.0.0", "port": port}
+    narrow: dict[str, Value] = {"name": "main", "address": "127.0.0.1", "port": port}
+    wide: dict[str, Value] = {"name": "main", "address": "0.0.0.0", "port": port}
     stop = threading.Event()
     refused: list[OSError | AssertionError] = []
     served = [0]
@@ -235,7 +235,7 @@ def test_a_listener_is_widened_and_narrowed_without_a_gap(target: str) -> None:
 
 def test_a_port_that_cannot_be_widened_stays_as_it_was(target: str) -> None:
     port = free_port()
-    narrow = {"name": "main", "address": "127.0.0.1", "port": port}
+    narrow: dict[str, Value] = {"name": "main", "address": "127.0.0.1", "port": port}
     with watched(listen=[narrow]) as seen, socket.create_server(("127.0.0.2", port)):
         seen.write(listen=[{"name": "main", "address": "0.0.0.0", "port": port}])
         (error,) = seen.rejected()
@@ -248,7 +248,7 @@ def test_a_port_that_cannot_be_widened_stays_as_it_was(target: str) -> None:
 
 def test_a_list_that_changed_is_a_change_of_the_routes(target: str) -> None:
     host = target.split(":")[0]
-    route = {"name": "listed", "list": "names.txt", "backend": "direct"}
+    route: dict[str, Value] = {"name": "listed", "list": "names.txt", "backend": "direct"}
     with watched() as seen:
         names = seen.daemon.path.with_name("names.txt")
         names.write_text("one.example\n", "ascii")
