@@ -20,6 +20,7 @@ from .backends.base import Backend
 from .backends.direct import Direct
 from .condition import Condition
 from .config import schema
+from .config.faults import MAX_FAULTS
 from .config.values import authority
 from .counters import Counters
 from .dial import Dialler, Guard
@@ -76,6 +77,9 @@ def prepare(settings: schema.Settings, path: str | None) -> Prepared:
     except ConfigError as error:
         faults += error.faults
     if faults:
+        if len(faults) > MAX_FAULTS:
+            more = Fault("", "", f"and {len(faults) - MAX_FAULTS} more faults")
+            faults[MAX_FAULTS:] = [more]
         raise ConfigError(faults)
     return Prepared(settings, lists, Router(settings.routes, lists))
 
@@ -122,7 +126,7 @@ class Builder:
         dispatcher: calls the plane
         is_own: whether an address is this machine's
         changed: told of each change in the condition of a backend, with its name
-        cut: told the name of a backend whose device is gone, and its connections with it
+        cut: told the way whose device is gone, and its connections with it
         moved: told the name of a backend whose device has other addresses now
 
     Attributes:
@@ -135,7 +139,7 @@ class Builder:
         dispatcher: Dispatcher,
         is_own: Callable[[bytes], bool],
         changed: Callable[[str, Condition], None],
-        cut: Callable[[str], None],
+        cut: Callable[[Way], None],
         moved: Callable[[str], None],
     ) -> None:
         self.dispatcher = dispatcher
@@ -375,7 +379,7 @@ class Builder:
         if self.links is None:
             self.links = Links(self.dispatcher)
         backend = Interface(way, dialler, prober, self.links, item.device, own)
-        backend.lost = partial(self.cut, item.name)
+        backend.lost = partial(self.cut, way)
         backend.addressed = partial(self.moved, item.name)
         return backend
 

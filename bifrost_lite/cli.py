@@ -7,6 +7,7 @@ commands need is imported only once one of them is called.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from .errors import BindError, ConfigError, Fault
 from .options import (
     BAD_CONFIG,
     CANNOT_BIND,
+    FAILED,
     OK,
     USAGE,
     Args,
@@ -41,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         the exit status
     """
+    _open_streams()
     try:
         status = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -48,12 +51,29 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"bifrost-lite: {error}", file=sys.stderr)
         return USAGE
-    except BrokenPipeError:
-        # The reader left (`| head`). What is still buffered must not complain at exit.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.close(nowhere)
+    except BrokenPipeError:  # the reader left (`| head`)
+        _forget_output()
         return OK
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        _forget_output()
+        print(f"bifrost-lite: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return FAILED
+
+
+def _open_streams() -> None:
+    """Who started us may have closed some (``2>&-``): no socket shall take their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the lowest descriptor that is free is its own
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def _forget_output() -> None:
+    """What is still buffered must not complain at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -41,7 +41,7 @@ class Connection(Intake):
         id: of the connection, 0 before the path to the target stands
         host: target with port, "" before it is known
         backend, route: names, "" before they are chosen; once the path stands `backend` is
-            what carries it, before that the route's, which may be a group
+            what carries it, or failed to; before that the route's, which may be a group
         user: who logged in, "" for nobody
         datagrams: whether it carries these rather than a stream
         way: what carries it, once the path stands

@@ -30,6 +30,7 @@ from .resolve import Resolver
 from .ring import Ring
 from .sse import Logs
 from .target import endpoint_text
+from .way import Way
 
 logger = logging.getLogger("bifrost.daemon")
 
@@ -111,9 +112,9 @@ class Daemon:
             + [port for _, port in self.control.addresses]
         )
 
-    def _cut(self, backend: str) -> None:
+    def _cut(self, way: Way) -> None:
         """Its device is gone, and no byte will come through any more."""
-        self.plane.close_carried(backend, Reason.DEVICE_ABSENT)
+        self.plane.close_carried(way, Reason.DEVICE_ABSENT)
 
     # Running.
 

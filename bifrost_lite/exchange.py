@@ -193,6 +193,8 @@ class Exchange:
                 answer.status = begun  # a head that came with this was not written
                 self.fault(error.reason, error.args[0])
                 return
+            if answer.upstream and answer.status and not begun:
+                session.way.answered()
             if not answer.status:
                 answer.keep_client = keep_client  # nothing but interim answers so far
             if out:

@@ -137,6 +137,8 @@ class Flow:
 
     def _choose(self) -> Reason | None:
         """Choose what carries it, as for a connection, or tell why nothing does."""
+        if self.association.barred is not None:
+            return self.association.barred
         target, policy = self.target, self.policy
         match = policy.router.find(target.host, target.packed, target.port, self.client)
         if match is None:

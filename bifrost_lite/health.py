@@ -109,7 +109,7 @@ class Monitor:
             settings: of each of them
         """
         old, self._watches = self._watches, {}
-        # At the start every client gets the whole picture.
+        # At the start what is up goes without saying.
         begin = not old
         fresh: list[Watch] = []
         now = time()
@@ -127,7 +127,7 @@ class Monitor:
                 watch.backend = backend
             else:
                 known, watch = watch, Watch(backend, health, device)
-                watch.state = backend.condition.state if begin else known.state if known else ""
+                watch.state = UP if begin else known.state if known else ""
                 watch.since = known.since if known else now
                 fresh.append(watch)
             self._watches[item.name] = watch
@@ -243,8 +243,11 @@ class Monitor:
                 self._ended(watch, why, telling)
 
             ask = partial(self._ask, self._dispatcher, watch.device)
-            from .check import Check  # where nothing is checked, nobody needs it
-
+            try:
+                from .check import Check  # where nothing is checked, nobody needs it
+            except OSError:  # out of descriptors, which says nothing about the backend
+                done("", False)
+                continue
             check = Check(self._loop, self._dispatcher, watch.backend, watch.health, ask, done)
             watch.check = check
             check.start()

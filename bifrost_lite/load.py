@@ -8,8 +8,8 @@ from stat import S_ISREG
 from typing import IO, TYPE_CHECKING
 
 from .config.convert import convert
-from .config.faults import shown
-from .config.schema import Settings
+from .config.faults import MAX_FAULTS, shown
+from .config.schema import Interface, Settings
 from .config.toml import index_lines, parse
 from .errors import ConfigError, Fault
 from .sha256 import sha256
@@ -31,6 +31,7 @@ _ANSWER = 2 * 1024  # a name in the DNS cache with 32 addresses
 _PATTERN = 256  # one pattern of a route in the indexes
 _FAILURES = 512  # an address that gave ten wrong tokens
 _LOGIN = 512  # credentials that were right, and the answers to them
+_ASSOCIATION = 96 * 1024  # of UDP ASSOCIATE: 64 KiB that wait for names, 64 targets refused
 _EDIT = 19 * 1024 * 1024  # a configuration of MAX_FILE being read, judged, written and loaded
 _WATCHER = 16 * 1024  # a WebSocket or log stream besides its queue
 _QUEUE = 256 * 1024  # what may wait for a WebSocket client
@@ -145,6 +146,8 @@ def load_lists(settings: Settings, path: str | None) -> dict[str, RouteList]:
         if route.list not in read:
             read[route.list], wrong = _load_list(route.list, folders)
             faults += [Fault(f"routes[{index}]", "list", message) for message in wrong]
+            if len(faults) > MAX_FAULTS:
+                break
             if sum(map(len, read.values())) > MAX_ENTRIES:
                 message = f"expected at most {MAX_ENTRIES} entries in all lists together"
                 faults.append(Fault(f"routes[{index}]", "list", message))
@@ -232,6 +235,9 @@ def memory_budget(
     )
     own = {id(one): one for one in (lists or {}).values()}.values()
     patterns += sum(len(one.patterns) for one in own)
+    devices = [item for item in settings.backends if isinstance(item, Interface)]
+    answers = 2 * MAX_NAMES * (1 + sum(bool(item.resolver) for item in devices))
+    datagrams = any(item.udp for item in settings.listen)
     budget = [
         (f"{clients} connections, idle", clients * _CONNECTION),
         ("request heads being read", (clients + REFUSALS) * HEAD_LIMIT),
@@ -241,8 +247,9 @@ def memory_budget(
         (f"{PIPES} pipes, in the kernel", PIPES * PIPE_SIZE),
         (f"{patterns} patterns of routes", patterns * _PATTERN),
         (f"{sum(map(len, own))} entries of lists", sum(one.size for one in own)),
-        # IPv4 and IPv6 answers are kept apart.
-        (f"{2 * MAX_NAMES} DNS answers", 2 * MAX_NAMES * _ANSWER),
+        # IPv4 and IPv6 answers are kept apart, and each resolver has its own.
+        (f"{answers} DNS answers", answers * _ANSWER),
+        (f"datagrams of {clients} clients", clients * _ASSOCIATION if datagrams else 0),
         (f"{RING} events", RING * _EVENT),
         (f"{log.ring} log entries", log.ring * _LOG_ENTRY),
         (f"{log.requests} finished requests", log.requests * _FINISHED),

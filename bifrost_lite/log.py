@@ -43,9 +43,8 @@ def one_line(text: str) -> str:
         text = text[: LONGEST - 3] + "..."
     if text.isprintable():
         return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
+    # Not by a codec, for that would be loaded, and there may be no descriptor left for it.
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class Window(Struct):

@@ -365,10 +365,10 @@ class Plane:
             if not session.busy:
                 session.close(Reason.SHUTDOWN)
 
-    def close_carried(self, backend: str, reason: Reason) -> None:
-        """Close every connection that this backend carries, for it is cut."""
+    def close_carried(self, way: Way, reason: Reason) -> None:
+        """Close every connection that goes this way, for it is cut."""
         for session in list(self.connections.values()):
-            if session.backend == backend:
+            if session.way is way:
                 session.close(reason)
 
     def close_all(self, reason: Reason) -> None:

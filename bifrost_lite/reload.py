@@ -32,6 +32,7 @@ log = logging.getLogger("bifrost.daemon")
 
 # Those that may forbid a connection, or send it another way.
 RULE_SECTIONS = frozenset(("access", "backends", "listen", "routes", "users"))
+PATIENCE = 30.0  # seconds to wait for other reloads
 SLICE = 200  # connections judged before others have their turn
 
 
@@ -101,11 +102,12 @@ class Reloader:
     async def close(self) -> None:
         """The daemon is stopping: wait until what a signal began has seen that."""
         if self._task is not None:
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task], timeout=PATIENCE)
 
     async def reload(self, enforce: bool = False) -> Change:
         """See `api.context.House`."""
-        async with self._lock:
+        await self._turn()
+        try:
             try:
                 prepared, found = await in_thread(self._read)
                 if self.daemon.stopping:  # it would listen again
@@ -116,6 +118,19 @@ class Reloader:
                 raise
             self.revision = found
             return await self._judge_all(prepared, change, enforce)
+        finally:
+            self._lock.release()
+
+    async def _turn(self) -> None:
+        """Wait for other reloads to end.
+
+        Raises:
+            ConfigError: they take too long
+        """
+        try:
+            await asyncio.wait_for(self._lock.acquire(), PATIENCE)
+        except asyncio.TimeoutError:
+            raise ConfigError([Fault("", "", "another reload takes too long")]) from None
 
     async def preview(self, text: bytes) -> Change:
         """See `api.context.House`."""

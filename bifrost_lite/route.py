@@ -97,8 +97,9 @@ class _Rule:
             return "client"
         return ""
 
-    def pattern(self, host: str, packed: bytes | None) -> str:
-        """The first pattern that names the target, "" for none."""
+    def pattern(self, host: str, packed: bytes | None, told: dict[int, str]) -> str:
+        """The first pattern that names the target, "" for none; `told` is what lists said, of
+        which many routes may share one."""
         route, listed = self.route, self.listed
         for pattern in route.domains:
             if _fits(pattern.lower(), host, packed):
@@ -109,8 +110,10 @@ class _Rule:
                     return cidr
         if listed is None:
             return ""
-        fitting = (pattern for pattern in listed.patterns if _fits(pattern, host, packed))
-        entry = listed.entry(host, packed) or next(fitting, "")
+        if id(listed) not in told:
+            fitting = (pattern for pattern in listed.patterns if _fits(pattern, host, packed))
+            told[id(listed)] = listed.entry(host, packed) or next(fitting, "")
+        entry = told[id(listed)]
         return f"{entry} in {route.list}" if entry else ""
 
 
@@ -186,10 +189,11 @@ class Router:
         buckets = self._buckets(host, packed, port, client)
         reached = {number for bucket in buckets for number in bucket}
         candidates: list[Candidate] = []
+        told: dict[int, str] = {}
         for number, rule in enumerate(self._rules):
             named = rule.anywhere or number in reached
             lost = rule.refuses(port, client) or ("" if number == won else "later")
-            pattern = rule.pattern(host, packed) if named else ""
+            pattern = rule.pattern(host, packed, told) if named else ""
             candidates.append(Candidate(*rule.match, lost if named else "target", pattern))
         for number, match in reversed(self._disabled):
             candidates.insert(number, Candidate(*match, "disabled"))

@@ -82,8 +82,9 @@ class Session(Connection):
         """Take bytes of a request; True when that ended the state `reading`."""
         if not self.buffer and not self.greeted:
             self.asked = self.plane.dispatcher.now
-            if self.policy is not self.plane.policy:
-                self._adopt_policy()
+            if self.policy is not self.plane.policy and not self._adopt_policy():
+                self.refuse(Reason.ACL_DENIED, Reason.ACL_DENIED.text)
+                return True
         self.buffer += data
         return self._read_on()
 
@@ -113,12 +114,13 @@ class Session(Connection):
             self.refuse(error.reason, error.args[0])
             return True
 
-    def _adopt_policy(self) -> None:
-        """The rules changed since the last request."""
+    def _adopt_policy(self) -> bool:
+        """The rules changed since the last request; False where they turn the client away."""
         self.policy = policy = self.plane.policy
         self.login = policy.users is not None and self.listener.auth
         self.proved = b""
         self.user = ""
+        return policy.admits(self.client)
 
     # Logging in.
 
@@ -165,8 +167,11 @@ class Session(Connection):
         refusal = self.refusal or (None if self.listener.udp else Reason.BAD_COMMAND)
         if refusal is not None:
             raise ProtocolError(refusal, refusal.text)
-        from .udp import Association  # who has no datagrams pays for none
-
+        try:
+            from .udp import Association  # who has no datagrams pays for none
+        except OSError:
+            reason = Reason.OUT_OF_DESCRIPTORS
+            raise ProtocolError(reason, reason.text) from None
         Association(self, asked.port).start(self)
 
     # Dialling.
@@ -210,12 +215,13 @@ class Session(Connection):
         """The backend connected, or gave up."""
         self.dialling = False
         self.dial = None
+        if way is not None:
+            self.backend = way.name
         if sock is None or way is None:
             assert reason is not None
             self.refuse(reason, reason.text)
             return
         self.way = way
-        self.backend = way.name
         dispatcher = self.plane.dispatcher
         fd = sock.fileno()
         owner = self.forward if self.protocol == "HTTP" and self.forward else Tunnel(self)

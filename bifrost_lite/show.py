@@ -140,6 +140,7 @@ def route(answer: Object) -> str:
         ways = objects(answer.get("carriers"))
         if [way.get("name") for way in ways] != [backend.get("name")]:
             lines += [f"  {at}. {_state(way)}" for at, way in enumerate(ways, 1)]
+            lines += [f"  -  {_state(way)}" for way in objects(answer.get("others"))]
     rows = [
         [value(row.get(key)) for key in ("route", "backend", "pattern", "why")]
         for row in objects(answer.get("candidates"))

@@ -50,16 +50,18 @@ class Association:
     """
 
     __slots__ = (
-        "client", "client_ip", "client_port", "fd", "flows", "held", "listener", "moved", "open",
-        "peer", "plane", "policy", "port", "quiet", "refused", "relay", "relay_fd", "scope",
-        "seen", "sock", "user",
+        "barred", "client", "client_ip", "client_port", "fd", "flows", "held", "listener",
+        "moved", "open", "peer", "plane", "policy", "port", "quiet", "refused", "relay",
+        "relay_fd", "rules", "scope", "seen", "sock", "user",
     )  # fmt: skip
 
     refusal: Reason | None = None
 
     def __init__(self, session: Session, port: int) -> None:
         self.plane: Plane = session.plane
-        self.policy: Policy = session.policy
+        self.policy: Policy = session.policy  # by which the client was let in
+        self.rules: Policy = session.policy  # those seen last
+        self.barred: Reason | None = None  # why there are no further targets
         self.listener: Listener = session.listener
         self.sock: Socket = session.sock
         self.fd: int = session.fd
@@ -198,26 +200,31 @@ class Association:
             except OSError:
                 return None
             self.peer = source[:2]
-        if plane.policy is not self.policy and not self._adopt_policy():
-            return None
+        if plane.policy is not self.rules:
+            self._adopt_policy()
         if plane.stopping or self.refused.get(header, 0.0) > plane.dispatcher.now:
             return None
         flow = Flow(self, header, target)
         flow.begin()
         return flow if flow.open else None
 
-    def _adopt_policy(self) -> bool:
+    def _adopt_policy(self) -> None:
         """The rules changed. Nobody can be asked for a password here: who has to log in and
-        is not known to be still welcome has to come again, as all where there is no UDP now."""
-        policy = self.plane.policy
-        known = self.user and policy.users is self.policy.users
-        stranger = self.listener.auth and policy.users is not None and not known
-        if stranger or not self.listener.udp:
-            self.close(Reason.ENFORCED)
-            return False
-        self.policy = policy
+        is not known to be welcome gets no further targets, as all where there is no UDP now.
+        Flows that live go on, like all connections."""
+        old, new = self.policy.users, self.plane.policy.users
+        known = new is None or (old is not None and new.agrees(old, self.user))
+        self.barred = None
+        if self.listener.auth and not known:
+            self.barred = Reason.AUTH_REQUIRED
+        elif not self.listener.udp:
+            self.barred = Reason.BAD_COMMAND
+        elif not self.plane.policy.admits(self.client):
+            self.barred = Reason.ACL_DENIED
+        else:
+            self.policy = self.plane.policy
+        self.rules = self.plane.policy
         self.refused.clear()
-        return True
 
     def admit(self, flow: Flow) -> Reason | None:
         """Count a flow as a connection, or tell why there is no room for it. The one that was

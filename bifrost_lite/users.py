@@ -169,6 +169,11 @@ class Users:
         """Whether this user has that password hash here."""
         return str(self._hashes.get(name.encode())) == hash
 
+    def agrees(self, other: Users, name: str) -> bool:
+        """Whether this user has the same password hash here and there."""
+        mine = self._hashes.get(name.encode())
+        return mine is not None and mine == other._hashes.get(name.encode())
+
     def close(self) -> None:
         """The configuration that made it is gone: forget who was right. Checks under way go
         on, and are answered."""

@@ -68,6 +68,12 @@ class Way:
         if condition.uneasy:
             condition.dial_worked(self.dispatcher.now)
 
+    def answered(self) -> None:
+        """An upstream proxy answered a forwarded request, other than that it wants a login."""
+        condition = self.condition
+        if condition.uneasy:
+            condition.dial_worked(self.dispatcher.now)
+
     def failed(self, reason: Reason, target: str, fault: bool) -> None:
         """A client's dial failed.
 

@@ -203,7 +203,7 @@ def test_without_name_servers_of_its_own_a_device_has_those_of_all(shop: Worksho
     assert backend.condition.state == WAITING
     backend.lost()
     backend.addressed()
-    assert shop.names == ["nowhere", "nowhere"]
+    assert shop.names == [backend.way, "nowhere"]
 
 
 @pytest.mark.parametrize(

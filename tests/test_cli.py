@@ -324,6 +324,26 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("redirections", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["version", "passwd", "status --url http://127.0.0.1:1"])
+def test_streams_may_be_closed(command: str, redirections: str) -> None:
+    line = f"{sys.executable} -m bifrost_lite {command} {redirections}"
+    result = subprocess.run(line, shell=True, input=b"", capture_output=True, timeout=60)
+    assert result.returncode == {"v": 0, "p": 1, "s": 5}[command[0]]
+    assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("words", [("--help",), ("version", "--json"), ("passwd",)])
+def test_output_that_cannot_be_written_is_told(words: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*PROGRAM, *words], input="secret\n", stdout=full, stderr=subprocess.PIPE,
+            text=True, timeout=60,
+        )  # fmt: skip
+    told = "bifrost-lite: the output cannot be written: No space left on device\n"
+    assert (result.returncode, result.stderr) == (1, told)
+
+
 def test_the_module_is_the_program() -> None:
     result = run("--version")
     assert result.stdout == f"bifrost-lite {bifrost_lite.__version__}\n"

@@ -273,6 +273,7 @@ def test_a_device_that_is_not_there(
         backends = routed(proxy, [("a.test", "interface")], "interface")
         proxy.names.known["a.test"] = [LOOPBACK]
         condition = backends["interface"].condition
+        (way,) = backends["interface"].carriers(b"")
         proxy.call(lambda: condition.absent("gone", 0.0))
         rider, target = proxy.rider(), proxy.point()
         rider.say(named("a.test", target.port), b"lost")
@@ -281,7 +282,7 @@ def test_a_device_that_is_not_there(
         rider.say(named("a.test", target.port), b"found")
         target.expect(b"found")
         # What it carries ends with it, and may begin anew.
-        proxy.call(lambda: proxy.plane.close_carried("interface", Reason.DEVICE_ABSENT))
+        proxy.call(lambda: proxy.plane.close_carried(way, Reason.DEVICE_ABSENT))
         rider.say(named("a.test", target.port), b"again")
         target.expect(b"again")
         rider.control.close()

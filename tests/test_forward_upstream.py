@@ -9,6 +9,7 @@ import pytest
 from bifrost_lite.backends.base import Connecting
 from bifrost_lite.backends.direct import Direct
 from bifrost_lite.backends.http_proxy import HttpProxy
+from bifrost_lite.condition import Condition
 from bifrost_lite.dial import Dialler, Done
 from bifrost_lite.dispatch import Dispatcher
 from bifrost_lite.target import Target, parse_authority
@@ -54,6 +55,33 @@ class Chain:
         """Send a request; the upstream's end of what carries it."""
         client.send(request)
         return self.upstream.accept()
+
+
+@both
+def test_a_proxy_that_refuses_our_login_goes_down(selector: Selector) -> None:
+    """To reach it proves nothing; its answers do."""
+    with Chain(selector) as chain:
+        told: list[str] = []
+        condition = Condition(
+            lambda one: told.append(one.state), watched=True, passive=True, fall=3, rise=1
+        )
+        chain.way.condition = condition
+        for number in range(3):
+            client = chain.proxy.connect()
+            upstream = chain.asked(client, get(f"http://{number}.test/"))
+            upstream.head()
+            upstream.send(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
+            assert refusal(client) == (502, "upstream_auth_failed")
+        assert told == ["suspect", "down"]
+        chain.proxy.call(lambda: condition.tick(chain.proxy.dispatcher.now + 60))
+        client = chain.proxy.connect()
+        upstream = chain.asked(client, get("http://a.test/"))
+        assert told == ["suspect", "down", "suspect"]
+        upstream.head()
+        upstream.send(OK)
+        client.head()
+        assert told == ["suspect", "down", "suspect", "up"]
+        client.expect(b"ok").close()
 
 
 @both

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,7 @@ from bifrost_lite.health import AT_ONCE, Monitor
 from bifrost_lite.target import Target, parse_authority
 from tests.health_kit import PASS, Bench, running
 from tests.plane_kit import Origin
+from tests.udp_kit import no_descriptors
 
 NO = b"HTTP/1.1 500 Broken\r\n\r\n"
 WHY = "The target did not answer in time."
@@ -216,6 +218,22 @@ def test_our_own_failures_are_nobodys_fault(bench: Bench, caplog: pytest.LogCapt
     assert len(caplog.records) == 1
 
 
+def test_the_first_check_when_no_descriptor_is_left(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code of checks is read then, and cannot be."""
+    origin = put_http(bench, fall=1)
+    bench.adopt()
+    with monkeypatch.context() as patch, no_descriptors():
+        patch.delitem(sys.modules, "bifrost_lite.check", raising=False)
+        bench.advance(0.0)
+    assert bench.events == []
+    assert bench.timers == [60.0]
+    bench.advance(60.0)
+    bench.answer(origin)
+    assert bench.reason() == "Its checks succeed."
+
+
 def test_passive_marking_needs_one_timer_while_down(bench: Bench) -> None:
     backend = bench.put("out", type="passive", fall=2, rise=1, hold_down=30.0)
     bench.adopt()
@@ -280,7 +298,7 @@ def test_what_waits_from_the_start(bench: Bench) -> None:
     condition = bench.backends["out"].condition
     condition.absent("There is no wg0.", bench.loop.time())  # nobody watches yet
     bench.adopt()
-    assert (bench.events, bench.timers, bench.state()) == ([], [], "waiting")
+    assert (bench.told, bench.timers, bench.state()) == (["out waiting"], [], "waiting")
     condition.present(bench.loop.time())
     bench.advance(0.0)
     bench.answer(origin)
@@ -473,9 +491,9 @@ def test_a_group_that_waits_from_the_start(bench: Bench) -> None:
     one.condition.absent("There is no wg0.", 0.0)
     put_group(bench, "best", "one")
     bench.adopt()
-    assert (bench.state("best"), bench.told) == ("waiting", [])
+    assert (bench.state("best"), bench.told) == ("waiting", ["one waiting", "best waiting"])
     one.condition.present(0.0)
-    assert bench.told == ["one up", "best up"]
+    assert bench.told[2:] == ["one up", "best up"]
 
 
 # Loss.

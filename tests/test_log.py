@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import subprocess
+import sys
 import syslog
 import threading
 from collections.abc import Callable, Iterator
@@ -119,6 +121,14 @@ def test_nobody_forges_a_line(started: Started, logs: Logs, out: Out) -> None:
     (line,) = out.lines
     assert line == "host a\\nerror: forged\\x1b[2J\\x00\\u202e\\u2028\\x9b\\udcff"
     assert messages(logs) == [("info", line)]
+
+
+def test_escapes_need_nothing_that_is_not_loaded() -> None:
+    """Entries are written when no descriptor is left, too."""
+    code = "from bifrost_lite.log import one_line; import sys; n = len(sys.modules)\n"
+    code += "print(one_line('\\n\\x00\\u202e\\U000e0001\\udcff'), len(sys.modules) - n)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert told == b"\\n\\x00\\u202e\\U000e0001\\udcff 0\n"
 
 
 @given(st.text(max_size=3000))

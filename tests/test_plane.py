@@ -228,15 +228,15 @@ def test_record_has_no_query(selector: Selector) -> None:
 @both
 def test_new_rules_are_for_new_requests(selector: Selector) -> None:
     """Who is in stays in, but its next request goes by the new rules, over a connection of
-    their making."""
+    their making, if they let it in at all."""
     with Proxy(selector) as proxy:
         origin = proxy.origin()
         client = proxy.connect().send(get(f"http://{origin.authority}/"))
         first = origin.accept()
         first.head()
         old = proxy.plane.policy
-        closed = Policy(Router(()), old.backends, ("192.0.2.0/24",), (), 0, 0, True)
-        proxy.call(lambda: setattr(proxy.plane, "policy", closed))
+        signed = Policy(Router(()), old.backends, (), (), 0, 0, True)
+        proxy.call(lambda: setattr(proxy.plane, "policy", signed))
         first.send(OK)
         client.expect(OK).send(get(f"http://{origin.authority}/"))
         first.ended()
@@ -245,7 +245,12 @@ def test_new_rules_are_for_new_requests(selector: Selector) -> None:
         second.send(OK)
         assert b"Via: " in client.head()
         client.expect(b"ok")
-        assert refusal(proxy.connect().send(get(f"http://{origin.authority}/")))[0] == 403
+        closed = Policy(Router(()), old.backends, ("192.0.2.0/24",), (), 0, 0, True)
+        proxy.call(lambda: setattr(proxy.plane, "policy", closed))
+        for denied in (client, proxy.connect()):
+            answer = refusal(denied.send(get(f"http://{origin.authority}/")))
+            assert answer == (403, "acl_denied")
+        second.ended()
         proxy.call(lambda: setattr(proxy.plane, "policy", old))
 
 

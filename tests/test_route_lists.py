@@ -234,3 +234,14 @@ def test_without_lists_a_look_up_knows_nothing_of_them() -> None:
     router = Router([Route(name="r", domains=("a.example",), backend="b")])
     assert router._by_list is None
     assert router.find("a.example", None, 443, CLIENT) == Match("r", "b")
+
+
+def test_explaining_routes_that_share_a_list_looks_into_it_once() -> None:
+    shared = made(*(f"a*{i}.example" for i in range(200)))
+    cost = []
+    for number in (1, 2, 3):
+        routes = [Route(name=f"r{i}", list="l", backend="b") for i in range(number)]
+        router = Router(routes, {f"r{i}": shared for i in range(number)})
+        assert router.explain("ax199.example", None, 443, CLIENT)[-1].pattern == "a*199.example in l"
+        cost.append(lines_run(lambda: router.explain("ax199.example", None, 443, CLIENT)))  # noqa: B023
+    assert cost[2] - cost[1] == cost[1] - cost[0] < 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -161,11 +162,17 @@ def test_a_client_that_is_not_let_in() -> None:
         rider.control.close()
 
 
+@pytest.mark.parametrize("loaded", [True, False])
 @both
-def test_no_descriptor_for_the_relay(selector: type[Dispatcher]) -> None:
+def test_no_descriptor_for_the_relay(
+    selector: type[Dispatcher], loaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor for the code of datagrams, where nobody has sent any."""
     with Served(selector) as proxy:
         client = proxy.connect().send(HELLO5).expect(METHOD5)
-        with no_descriptors():
+        with monkeypatch.context() as patch, no_descriptors():
+            if not loaded:
+                patch.delitem(sys.modules, "bifrost_lite.udp")
             client.send(ASSOCIATE)
             assert client.rest() == refused5(1)
         assert proxy.fail_event().reason == "out_of_descriptors"
@@ -535,7 +542,8 @@ def test_a_client_that_may_no_longer() -> None:
 @both
 @pytest.mark.parametrize("asked", [True, False])
 def test_users_come_up(selector: type[Dispatcher], asked: bool) -> None:
-    """Nobody can log in on an association: who had no password then has to come again."""
+    """Nobody can log in on an association: who had no password then reaches no further targets;
+    those that are reached stay."""
     user = UserSettings(name="anna", password_hash=str(hash_of(b"geheim", 1000)))
     with Served(selector) as proxy:
         proxy.listeners[0].auth = asked
@@ -545,17 +553,17 @@ def test_users_come_up(selector: type[Dispatcher], asked: bool) -> None:
         exchange(rider, target)
         rider.say(proxy.point().header, b"q")
         if asked:
-            rider.control.ended()
-            assert proxy.close_event().reason == "enforced"
+            assert proxy.fail_event().reason == "auth_required"
+            exchange(rider, target)
         else:
             until(lambda: len(proxy.opened) == 2)
-            rider.control.close()
+        rider.control.close()
 
 
 @both
 @pytest.mark.parametrize("key", ["auth", "udp"])
 def test_its_listener_lets_such_clients_in_no_more(selector: type[Dispatcher], key: str) -> None:
-    """It asks for a password now, or takes no datagrams."""
+    """It asks for a password now, or takes no datagrams: what lives goes on, and no more comes."""
     user = UserSettings(name="anna", password_hash=str(hash_of(b"geheim", 1000)))
     with Served(selector) as proxy:
         listener = proxy.listeners[0]
@@ -568,8 +576,10 @@ def test_its_listener_lets_such_clients_in_no_more(selector: type[Dispatcher], k
         proxy.swap(users=users)
         exchange(rider, target)
         rider.say(proxy.point().header, b"q")
-        rider.control.ended()
-        assert proxy.close_event().reason == "enforced"
+        expected = "auth_required" if key == "auth" else "command_unsupported"
+        assert proxy.fail_event().reason == expected
+        exchange(rider, target)
+        rider.control.close()
 
 
 def test_nobody_pays_for_it_who_does_not_use_it() -> None:

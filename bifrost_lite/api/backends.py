@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from ..backends.base import Backend
 from ..config import schema, values
+from ..config.edit import plain
 from ..errors import ProtocolError, Reason
 from ..events import BackendHealth
 from ..rest import Call, Refused, Response, reply
@@ -277,12 +277,9 @@ def _shown(settings: schema.Backend | None) -> dict[str, object]:
     """The settings of a backend as everybody with a token may see them."""
     if settings is None:
         return {}
-    shown: dict[str, object] = msgspec.to_builtins(settings)
-    for key in ("name", "type"):
-        del shown[key]
-    if shown.get("password"):
-        shown["password"] = "***"
-    return shown
+    shown = plain(settings, None, ("backends", 0))
+    assert isinstance(shown, dict)
+    return {key: value for key, value in shown.items() if key not in ("name", "type")}
 
 
 def _milliseconds(seconds: float) -> float:

@@ -193,8 +193,11 @@ async def in_thread(work: Callable[[], T]) -> T:
     """What `work` answers, done in a thread that ends with it."""
     from concurrent.futures import ThreadPoolExecutor  # only now: threads cost memory
 
-    with ThreadPoolExecutor(1) as pool:
+    pool = ThreadPoolExecutor(1)
+    try:
         return await asyncio.get_running_loop().run_in_executor(pool, work)
+    finally:
+        pool.shutdown(wait=False)  # who is cancelled must not hold the loop up
 
 
 class Context:

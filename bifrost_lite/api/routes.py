@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from time import time
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
+from ..backends.base import Backend
 from ..condition import Condition
 from ..config import schema
 from ..errors import ProtocolError, Reason
@@ -107,6 +108,7 @@ class Answer(Struct):
         route: the one that takes the request, "" for none
         backend: where it leads, None for nowhere
         carriers: the leaves that would be tried now, in order
+        others: the other leaves of a group, with the state for which they are left out
         candidates: all routes, in the order in which they are asked
     """
 
@@ -119,6 +121,7 @@ class Answer(Struct):
     route: str
     backend: BackendState | None
     carriers: list[BackendState]
+    others: list[BackendState]
     candidates: list[CandidateInfo]
     time: str
 
@@ -161,6 +164,7 @@ async def try_route(ctx: Context, call: Call) -> Response:
             route=won.route if won is not None else "",
             backend=_state(backend) if backend is not None else None,
             carriers=[_state(way) for way in ways],
+            others=[_state(way) for way in _leaves(backend) if way not in ways],
             candidates=[_candidate(one, target) for one in candidates],
             time=rfc3339(time()),
         )
@@ -218,6 +222,19 @@ def _refusal(target: Target, ways: Sequence[Way], house: House) -> Reason | None
     if ways[0].type == "block":
         return Reason.BLOCKED
     return house.guard(target.packed, target.port) if target.packed is not None else None
+
+
+def _leaves(backend: Backend | None) -> Iterator[Way]:
+    """Of a group, whatever may carry its connections, each once."""
+    ahead: list[Backend] = list(backend.members) if backend is not None else []
+    seen: set[str] = set()
+    while ahead:
+        leaf = ahead.pop(0)
+        if leaf.name not in seen:
+            seen.add(leaf.name)
+            ahead += leaf.members
+            if not leaf.members:
+                yield from leaf.carriers(CLIENT)
 
 
 class _Known(Protocol):

@@ -231,8 +231,10 @@ class Handshake:
         proxy = self.proxy
         now = proxy.dialler.dispatcher.now
         began = proxy.deadline.since.get(self, now)
-        if self.judged:
+        if self.judged and self.talk is not None:
             proxy.way.worked(now - began)
+        elif self.judged:  # it has yet to answer: `Way.answered`, or `Way.failed`
+            proxy.way.counters.took(now - began)
         sock, self.sock = self.sock, None
         self._finish(sock, mask, None)
 

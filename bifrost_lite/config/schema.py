@@ -378,7 +378,7 @@ class Mesh(Section, frozen=True, kw_only=True):
 
 
 # Sections whose change needs a new process.
-RESTART_SECTIONS = frozenset(("source", "control", "mesh", "pac"))
+RESTART_SECTIONS = frozenset(("control", "mesh", "pac"))
 
 
 class Settings(Section, frozen=True, kw_only=True):

@@ -14,6 +14,10 @@ from ..errors import ConfigError, Fault
 from .faults import Path
 from .schema import Settings
 
+# Of a key with so many dots the parser looks at each part as often: megabytes would take hours.
+_deep_re = re.compile(
+    r"""^[ \t\[]*(?:(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""", re.MULTILINE
+)
 _position_re = re.compile(r" \((at line ([0-9]+), column [0-9]+|at end of document)\)$")
 
 
@@ -29,6 +33,10 @@ def parse(text: str) -> dict[str, object]:
     else:
         import tomli as tomllib
 
+    deep = _deep_re.search(text)
+    if deep is not None:
+        line = text.count("\n", 0, deep.start()) + 1
+        raise ConfigError([Fault("", "", "has a key of more than 16 parts", line)])
     try:
         data: dict[str, object] = tomllib.loads(text)
     except RecursionError:

@@ -101,7 +101,7 @@ def test_one(daemon: Daemon) -> None:
         "last_error": "connect_refused", "latency_ms": 12.3,
     }  # fmt: skip
     assert daemon.get("/api/v1/backends/direct/stats").json == body["stats"] == stats
-    assert body.pop("settings")["connect_timeout"] == 10
+    assert body.pop("settings")["connect_timeout"] == "10s"
     assert body == {
         "name": "direct", "type": "direct", "healthy": True, "state": "up",
         "reason": "not checked", "since": "1970-01-01T00:00:00Z", "stats": stats,

@@ -149,6 +149,8 @@ def test_who_takes_a_request_and_why_the_others_lost(daemon: Daemon, rules: Rule
                     "reason": "direct carries it"},
         "carriers": [{"name": "direct", "type": "direct", "healthy": True, "state": "suspect",
                       "reason": "one of 3 failures"}],
+        "others": [{"name": "spare", "type": "direct", "healthy": False, "state": "down",
+                    "reason": "not checked"}],
         "candidates": [
             {"route": "ads", "backend": "block", "matched": False, "lost": "target",
              "why": "None of its names matches.", "pattern": ""},

@@ -141,7 +141,9 @@ def test_forwarding_needs_no_talk(selector: Selector, probe: bool) -> None:
         if probe:
             caller.nothing_judged()
         else:
-            assert (caller.condition.worked, caller.counters.failed) == (1, 0)
+            # It may yet ask for a login: who forwards will tell.
+            assert (caller.condition.worked, caller.counters.failed) == (0, 0)
+            assert caller.counters.latency > 0
             assert caller.counters.latency > 0
 
 
