@@ -270,6 +270,10 @@ class Dial:
         late = Reason.CONNECT_TIMEOUT if self.attempts else self.reason or Reason.DNS_TIMEOUT
         self._finish(None, 0, late)
 
+    def fail(self, reason: Reason) -> None:
+        """Give up, and tell why."""
+        self._finish(None, 0, reason)
+
     def cancel(self) -> None:
         """Give up; `done` will not be called."""
         self.done = None

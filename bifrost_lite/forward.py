@@ -194,19 +194,20 @@ class Forward(Exchange):
         session, request, answer = self.session, self.request, self.answer
         if request is None or not session.open:
             return
-        if reason is Reason.UPSTREAM_AUTH:
+        mute = (
+            reason in (Reason.TARGET_CLOSED, Reason.TARGET_RESET)
+            and not answer.touched
+            and repeatable(request)
+        )
+        if mute and answer.upstream and not self.reused:  # if it worked, it would tell why
+            reason, detail = Reason.UPSTREAM_FAILED, Reason.UPSTREAM_FAILED.text
+        if reason in (Reason.UPSTREAM_AUTH, Reason.UPSTREAM_FAILED):
             session.way.failed(reason, session.host, True)
         if answer.status or (session.down is not None and session.down.pend):
             session.close(reason)
             return
-        retry = (
-            reason in (Reason.TARGET_CLOSED, Reason.TARGET_RESET)
-            and self.reused
-            and not answer.touched
-            and repeatable(request)
-        )
         self.drop_target(reason)
-        if not retry:
+        if not (mute and self.reused):
             session.refuse(reason, detail)
             return
         self.upload = Upload(request)

@@ -244,10 +244,15 @@ def parse(lines: Iterable[bytes]) -> tuple[RouteList, list[Fault]]:
         if not starts:
             continue
         number += 1
-        text = line.partition(b"#")[0].strip().lower()
-        if not text:
+        text, comment, _ = line.partition(b"#")
+        # What would stand behind such a space is not there to be looked at.
+        cut = not whole and not comment and text[-1:].isspace()
+        text = text.strip().lower()
+        if not text and not cut:
             continue
         try:
+            if cut:
+                raise ValueError(f"expected at most {MAX_LINE} bytes, or a comment")
             # Without its dot `*.` would be everything.
             reader.read(text[:-1] if text[-1:] == b"." and text[-2:-1] not in b"*." else text)
         except _Full as error:
@@ -255,7 +260,7 @@ def parse(lines: Iterable[bytes]) -> tuple[RouteList, list[Fault]]:
             break
         except ValueError as error:
             if len(faults) < MAX_FAULTS:
-                faults.append((number, str(error)))
+                faults.append((number, str(error).removeprefix("which ")))  # the text is not told
             else:
                 more += 1
     if more:

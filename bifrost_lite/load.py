@@ -187,7 +187,8 @@ def _load_list(name: str, folders: list[str]) -> tuple[RouteList, list[str]]:
             f"{ascii(path)} line {line}: {message}" if line else message
             for line, message in faults
         ]
-    return nothing, [f"got {shown(name)}, there is no such file in {' or '.join(folders)}"]
+    where = " or ".join(folders).encode("ascii", "backslashreplace").decode()
+    return nothing, [f"got {shown(name)}, there is no such file in {where}"]
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:

@@ -85,6 +85,36 @@ def test_a_proxy_that_refuses_our_login_goes_down(selector: Selector) -> None:
 
 
 @both
+def test_a_proxy_that_says_nothing_goes_down(selector: Selector) -> None:
+    """One that works would tell what is wrong with the target."""
+    with Chain(selector) as chain:
+        told: list[str] = []
+        chain.way.condition = Condition(
+            lambda one: told.append(one.state), watched=True, passive=True, fall=2
+        )
+        for number in range(2):
+            client = chain.proxy.connect()
+            upstream = chain.asked(client, get(f"http://{number}.test/"))
+            upstream.head()
+            upstream.close()
+            assert refusal(client) == (502, "upstream_failed")
+        assert told == ["suspect", "down"]
+        assert chain.way.counters.failed == 2
+
+
+@both
+def test_a_proxy_that_takes_no_body_may_be_right(selector: Selector) -> None:
+    """Its answer may have been lost with the connection."""
+    with Chain(selector) as chain:
+        client = chain.proxy.connect()
+        upstream = chain.asked(client, get("http://a.test/", "Content-Length: 9", method="POST"))
+        upstream.head()
+        upstream.close()
+        assert refusal(client) == (502, "target_closed")
+        assert chain.way.counters.failed == 0
+
+
+@both
 @pytest.mark.parametrize(
     ("url", "method", "line", "host"),
     [

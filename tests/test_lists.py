@@ -144,6 +144,8 @@ def test_patterns_are_kept_as_they_are() -> None:
         ("[2001:db8::1]", "without brackets"),
         ("/", "without scheme, port or path"),
         ("x" * 5000, "at most 253 characters"),
+        (" " * MAX_LINE + "x", f"at most {MAX_LINE} bytes"),
+        ("x" + " " * MAX_LINE + "y", f"at most {MAX_LINE} bytes"),
     ],
 )
 def test_what_is_no_entry(entry: str | bytes, told: str) -> None:
@@ -160,6 +162,11 @@ def test_faults_are_told_by_line_and_counted() -> None:
     _, faults = read("a b\n" * (MAX_FAULTS + 7))
     assert [line for line, _ in faults] == [*range(1, MAX_FAULTS + 1), 0]
     assert faults[-1] == (0, "and 7 more faults")
+
+
+def test_a_fault_is_a_sentence_without_the_text() -> None:
+    _, faults = read("10.0.0.1/8\n")
+    assert faults == [(1, "has bits set after its prefix; the network is 10.0.0.0/8")]
 
 
 @pytest.mark.parametrize("size", [MAX_LINE - 1, MAX_LINE, MAX_LINE + 1, 3 * MAX_LINE])

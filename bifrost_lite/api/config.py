@@ -78,6 +78,8 @@ async def show(ctx: Context, call: Call) -> Response:
     house = ctx.house
     settings, revision, path = house.settings, house.revision, house.path
     can = settings.source != "uci" and house.store is not None
+    if path is not None:  # its bytes may be no UTF-8, which JSON could not carry
+        path = path.encode("utf-8", "backslashreplace").decode()
 
     def answer() -> Response:
         body = Shown(document(settings), revision, settings.source, path, can)

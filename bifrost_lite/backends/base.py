@@ -73,3 +73,26 @@ class Backend(Protocol):
     def close(self) -> None:
         """The configuration that made it is gone: give back what it holds besides connections
         and dials under way, which go on."""
+
+
+class Leaf:
+    """What all leaves are.
+
+    Args:
+        way: it
+    """
+
+    members: tuple[Backend, ...] = ()
+
+    def __init__(self, way: Way) -> None:
+        self.name = way.name
+        self.type = way.type
+        self.way = way
+        self.condition = way.condition
+
+    def carriers(self, client: bytes) -> list[Way]:
+        """See `Backend`."""
+        return [self.way]
+
+    def close(self) -> None:
+        """See `Backend`: most hold nothing."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from ..dial import Done
 from ..errors import Reason
 from ..target import Target
-from ..way import Way
-from .base import ENDED, Backend, Ended
+from .base import ENDED, Ended, Leaf
 
 
-class Block:
+class Block(Leaf):
     """Refuses every target.
 
     That is no failure: it is not counted as one, and nothing is judged by it.
@@ -17,14 +16,6 @@ class Block:
     Args:
         way: it
     """
-
-    members: tuple[Backend, ...] = ()
-
-    def __init__(self, way: Way) -> None:
-        self.name = way.name
-        self.type = way.type
-        self.way = way
-        self.condition = way.condition
 
     def connect(
         self, target: Target, client: bytes, done: Done, forward: bool = False
@@ -37,10 +28,3 @@ class Block:
         """See `base.Backend`."""
         done(None, 0, Reason.BLOCKED, None)
         return ENDED
-
-    def carriers(self, client: bytes) -> list[Way]:
-        """See `base.Backend`."""
-        return [self.way]
-
-    def close(self) -> None:
-        """See `base.Backend`: it holds nothing."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from ..dial import Dial, Dialler, Done
 from ..target import Target
 from ..way import Way
-from .base import Backend
+from .base import Leaf
 
 
-class Direct:
+class Direct(Leaf):
     """Dials targets itself.
 
     Args:
@@ -17,13 +17,8 @@ class Direct:
         prober: the same for probes: it has no guard and no way
     """
 
-    members: tuple[Backend, ...] = ()
-
     def __init__(self, way: Way, dialler: Dialler, prober: Dialler) -> None:
-        self.name = way.name
-        self.type = way.type
-        self.way = way
-        self.condition = way.condition
+        super().__init__(way)
         self.dialler = dialler
         self.prober = prober
 
@@ -34,10 +29,3 @@ class Direct:
     def probe(self, target: Target, done: Done, forward: bool = False) -> Dial:
         """See `base.Backend`."""
         return Dial(self.prober, target, done)
-
-    def carriers(self, client: bytes) -> list[Way]:
-        """See `base.Backend`."""
-        return [self.way]
-
-    def close(self) -> None:
-        """See `base.Backend`: it holds nothing."""

@@ -52,9 +52,7 @@ class Interface:
         self.addressed = nothing
         self._resolver = resolver
         self._why = ""
-        self._watch = links.watch(
-            device, self._changed, lambda: self.lost(), lambda: self.addressed()
-        )
+        self._watch = links.watch(device, self._changed, self._lost, lambda: self.addressed())
 
     def connect(
         self, target: Target, client: bytes, done: Done, forward: bool = False
@@ -84,6 +82,19 @@ class Interface:
             way.failed(Reason.DEVICE_ABSENT, target.text, False)  # its condition knows already
         done(None, 0, Reason.DEVICE_ABSENT, way)
         return ENDED
+
+    def _lost(self) -> None:
+        """What is being dialled through the device will never be answered either."""
+        both = (self.dialler, self.prober)
+        dials = [dial for dial in self.dialler.deadline.since if dial.dialler in both]
+
+        def end() -> None:
+            for dial in dials:
+                dial.fail(Reason.DEVICE_ABSENT)
+
+        # When the condition knows: it is the device that failed, and not a connection.
+        self.way.dispatcher.again(end)
+        self.lost()
 
     def _changed(self, why: str) -> None:
         self._why = why

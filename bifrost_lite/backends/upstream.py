@@ -25,7 +25,7 @@ from ..errors import ProtocolError, Reason
 from ..target import Target
 from ..way import Way
 from ..wire.upstream import ANSWER_LIMIT, Talk
-from .base import Backend
+from .base import Leaf
 
 # What tells of a dial to the upstream that failed; all else makes it unreachable.
 _DIAL_REASONS = {
@@ -42,32 +42,40 @@ _FAULTS = frozenset((
 ))  # fmt: skip
 
 
-class UpstreamProxy:
+class UpstreamProxy(Leaf):
     """Reaches targets through another proxy.
 
     Args:
         way: it
         dialler: reaches the upstream, which the operator named: it has no guard and no way
         upstream: where that proxy is
+        username, password: credentials there, a user of "" for none
         guard: why an address may not be reached for a client, or None; literal targets only,
             since names go to the upstream unresolved
         seconds: deadline from the dial to the last byte of the upstream's answer
     """
 
-    members: tuple[Backend, ...] = ()
-
     def __init__(
-        self, way: Way, dialler: Dialler, upstream: Target, guard: Guard, seconds: float
+        self,
+        way: Way,
+        dialler: Dialler,
+        upstream: Target,
+        username: str,
+        password: str,
+        guard: Guard,
+        seconds: float,
     ) -> None:
-        self.name = way.name
-        self.type = way.type
-        self.way = way
-        self.condition = way.condition
+        super().__init__(way)
         self.dialler = dialler
         self.upstream = upstream
         self.guard = guard
         # Not its own: connections may be under way when the configuration is gone.
         self.deadline = dialler.dispatcher.common_deadlines(seconds, Handshake.late)
+        self.identify(username, password)
+
+    def identify(self, username: str, password: str) -> None:
+        """Take the credentials, a user of "" for none."""
+        raise NotImplementedError
 
     def talk(self, target: Target) -> Talk:
         """What to say to the upstream for a tunnel to `target`."""
@@ -90,13 +98,6 @@ class UpstreamProxy:
         handshake = Handshake(self, target, done, forward, judged=False)
         handshake.start()
         return handshake
-
-    def carriers(self, client: bytes) -> list[Way]:
-        """See `base.Backend`."""
-        return [self.way]
-
-    def close(self) -> None:
-        """See `base.Backend`: it holds nothing."""
 
 
 class Handshake:

@@ -14,9 +14,12 @@ from ..errors import ConfigError, Fault
 from .faults import Path
 from .schema import Settings
 
-# Of a key with so many dots the parser looks at each part as often: megabytes would take hours.
+_DEEPEST = 16  # parts of a path; no setting has more than five
+# Of a key in n parts the parser makes n pieces of up to n: a megabyte would take hours.
 _deep_re = re.compile(
-    r"""^[ \t\[]*(?:(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""", re.MULTILINE
+    r"""(?:^|[{,])[ \t\[]*(?:(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*\.[ \t]*)"""
+    rf"{{{_DEEPEST}}}",
+    re.MULTILINE,
 )
 _position_re = re.compile(r" \((at line ([0-9]+), column [0-9]+|at end of document)\)$")
 
@@ -36,7 +39,7 @@ def parse(text: str) -> dict[str, object]:
     deep = _deep_re.search(text)
     if deep is not None:
         line = text.count("\n", 0, deep.start()) + 1
-        raise ConfigError([Fault("", "", "has a key of more than 16 parts", line)])
+        raise ConfigError([Fault("", "", f"has a key of more than {_DEEPEST} parts", line)])
     try:
         data: dict[str, object] = tomllib.loads(text)
     except RecursionError:
@@ -219,7 +222,8 @@ class _Scanner:
         return self._line
 
     def note(self, path: Path, line: int) -> Path:
-        self.lines.setdefault(path, line)
+        if len(path) <= _DEEPEST:
+            self.lines.setdefault(path, line)
         return path
 
 

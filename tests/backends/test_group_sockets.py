@@ -119,7 +119,7 @@ def test_no_member_works(selector: type[Dispatcher]) -> None:
         for place in places:
             place.close()
         assert refusal(proxy.connect().send(ASK)) == (502, "connect_refused")
-        assert proxy.fail_event().backend == "direct"  # as the route says: none carried it
+        assert proxy.fail_event().backend == "m0"
 
 
 @both

@@ -143,6 +143,7 @@ def caller(dispatcher: Dispatcher, crossing: Crossing) -> Iterator[Caller]:
         made.states.clear()
     yield made
     made.backend.close()
+    made.resolver.close()  # it may still be asking
 
 
 # What becomes of the device, and how it is mended.
@@ -307,6 +308,24 @@ def test_a_connection_whose_device_is_deleted(caller: Caller) -> None:
     assert len(caller.crossing.vpn.visitors) == 2
     caller.private()
     sock.close()
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_dial_whose_device_is_deleted(caller: Caller, back: bool) -> None:
+    """It would wait for nothing, and the other members of a group with it."""
+    caller.backend.connect(target("192.0.2.250"), CLIENT, caller.done)
+    caller.backend.probe(target("192.0.2.250"), caller.done)
+    caller.crossing.unplug()
+    if back:  # before anybody heard of it
+        caller.crossing.plug()
+    until(caller.dispatcher, lambda: len(caller.told) == 2)
+    assert [reason for _, reason, _ in caller.told] == [Reason.DEVICE_ABSENT] * 2
+    caller.told.clear()
+    if not back:
+        assert caller.states == [WAITING]
+        caller.crossing.plug()
+        caller.becomes(SUSPECT)
+    assert caller.reach(FOUR) == "vpn"
 
 
 def test_its_addresses_change(caller: Caller) -> None:

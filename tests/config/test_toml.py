@@ -267,6 +267,11 @@ def test_any_text_has_lines_or_faults(text: str) -> None:
         ("a = [" * 3, 1, ""),
         ("k = " + "[" * 100_000, 0, "nested"),
         ("\u202e = 1", 1, ""),
+        ("b = 1\n" + "a." * 100_000 + "a = 1", 2, "16 parts"),
+        ("b = 1\n\t[[ " + "a . " * 100_000 + "a ]]", 2, "16 parts"),
+        ('"a\\"b"."c".' * 50_000 + "a = 1", 1, "16 parts"),
+        ("'a'." * 100_000 + "a = 1", 1, "16 parts"),
+        ("b = { c = 1, " + "a." * 100_000 + "a = 1 }", 1, "16 parts"),
     ],
 )
 def test_syntax_faults(text: str, line: int, words: str) -> None:
@@ -281,6 +286,18 @@ def test_syntax_faults(text: str, line: int, words: str) -> None:
 
 def test_depth_beyond_the_scanner_has_no_lines() -> None:
     assert index_lines("k = " + "[" * 10_000 + "]" * 10_000) == {}
+
+
+def test_what_lies_deeper_than_any_setting_costs_no_memory() -> None:
+    lines = index_lines("k = " + "[" * 100 + "1," * 1000 + "]" * 100)
+    assert max(map(len, lines)) == len(lines) == 16
+
+
+def test_dots_in_a_text_make_no_parts() -> None:
+    name = ".".join("1" * 34)
+    assert parse(f"k = ['{name}', '{name}']\na = {{ b.c = '{name}' }}") == {
+        "k": [name, name], "a": {"b": {"c": name}},
+    }  # fmt: skip
 
 
 def test_defaults_are_an_empty_document() -> None:
