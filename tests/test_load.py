@@ -259,6 +259,7 @@ def test_what_cannot_be_read(here: Path, shared: Path) -> None:
     os.mkfifo(here / "pipe")
     (here / "folder").mkdir()
     assert "there is no such file in" in message(here, "none.txt")
+    assert message(Path("/\udcff"), "none.txt").isascii()  # the folder's name is no UTF-8
     assert message(here, "pipe").endswith("not a regular file")
     assert message(here, "folder").endswith("Is a directory")
     (here / "large").touch()

@@ -30,10 +30,10 @@ def convert(data: Mapping[str, object], lines: Lines | None = None) -> Settings:
         ConfigError: with all faults, in the order of their lines
     """
     faults = Faults(lines or {})
-    settings = _complete(_Conversion(faults).section(Settings, data, ()))
+    conversion = _Conversion(faults)
+    settings = _complete(conversion.section(Settings, data, ()))
     # A rule about a section that could not be read would tell of faults that are none.
-    unread = {path[0] for path in faults.paths}
-    for path, message in rules.check(settings, unread):
+    for path, message in rules.check(settings, conversion.unread):
         faults.add(path, message)
     for path, message in unbuilt.check(data):
         if path not in faults.paths:
@@ -59,10 +59,12 @@ def _complete(settings: Settings) -> Settings:
 
 
 class _Conversion:
-    """One conversion: where its faults go, and the fields of each Section seen so far."""
+    """One conversion: where its faults go, the top sections in which a value could not be read,
+    and the fields of each Section seen so far."""
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
+        self.unread: set[object] = set()
         self.fields: dict[type[Section], dict[str, structs.FieldInfo]] = {}
 
     def section(self, kind: type[_S], data: Mapping[str, object], path: Path) -> _S:
@@ -80,6 +82,8 @@ class _Conversion:
                 value = self.value(field.type, raw, (*path, key))
                 if value is not None:
                     found[key] = value
+                else:
+                    self.unread.add((*path, key)[0])
         return kind(**found)
 
     def known(self, kind: type[Section]) -> dict[str, structs.FieldInfo]:

@@ -106,6 +106,15 @@ def test_show(daemon: Daemon, path: Path) -> None:
         assert secret not in answer.body.decode()
 
 
+def test_show_where_the_path_is_no_utf_8(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.toml")
+    Path(path).write_text(TEXT)
+    with running(path=path) as daemon:
+        answer = daemon.get(CONFIG)
+    assert answer.status == 200
+    assert answer.json["path"] == f"{tmp_path}/\\udcff.toml"
+
+
 def test_show_without_a_file() -> None:
     with running() as daemon:
         answer = daemon.get(CONFIG)
