@@ -15,6 +15,7 @@ is taken at a time: a router has no memory for more.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Callable, Iterable
@@ -313,6 +314,9 @@ class Server(Generic[Ctx]):
         except Exception as error:
             if isinstance(error, Refused):
                 raise
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                reason = Reason.OUT_OF_DESCRIPTORS
+                raise Refused(503, reason.word, reason.text, "Retry-After: 5") from None
             log.exception("the handler of %s %s failed", route.method, route.path)
             raise Refused(500, "internal_error", "The daemon met a fault of its own.") from None
 

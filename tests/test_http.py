@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import re
 import selectors
@@ -583,6 +584,17 @@ def test_stop_ends_idle_and_busy_connections() -> None:
     assert read_all(busy) == b""
     idle.close()
     busy.close()
+
+
+def test_no_descriptor_is_left_for_a_handler(daemon: Daemon) -> None:
+    """Its module is loaded when it is called first, for one thing."""
+
+    def starved() -> tuple[int, int, int, int]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    daemon.plane.stats = starved  # type: ignore[method-assign]
+    answer = daemon.get("/api/v1/stats")
+    assert (answer.status, answer.json["error"]) == (503, "out_of_descriptors")
 
 
 def test_fault_of_ours(daemon: Daemon, caplog: pytest.LogCaptureFixture) -> None:

@@ -54,7 +54,7 @@ def read_login(data: bytes) -> tuple[bytes, bytes, int] | None:
     """User name, password and length of a login. RFC 1929 section 2.
 
     Raises:
-        ProtocolError: wrong version, or one of them is empty
+        ProtocolError: wrong version, or one of them is empty or has a NUL
     """
     if data[:1] not in (b"", b"\x01"):
         raise ProtocolError(Reason.BAD_REQUEST, "the version of the SOCKS login is not 1")
@@ -70,6 +70,8 @@ def read_login(data: bytes) -> tuple[bytes, bytes, int] | None:
         raise ProtocolError(Reason.AUTH_FAILED, "the password is empty")
     if len(data) < end:
         return None
+    if 0 in data[2:end]:  # HMAC fills short keys up with it: another password would do as well
+        raise ProtocolError(Reason.AUTH_FAILED, "a name or password has a NUL byte")
     return data[2:middle], data[middle + 1 : end], end
 
 
