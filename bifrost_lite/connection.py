@@ -128,6 +128,11 @@ class Connection(Intake):
             return self.forward.request is not None
         return self.dialling or self.up is not None
 
+    @property
+    def welcome(self) -> bool:
+        """Whether the rules of now let such a client be here, or it is being told that not."""
+        return self.refusal is not None or self.plane.policy.admits(self.client)
+
     def on_request(self, mask: int) -> None:
         """Bytes of a request arrive."""
         raise NotImplementedError

@@ -254,6 +254,8 @@ def run(
     asyncio.set_event_loop(loop)
     try:
         loop.run_until_complete(Daemon(loop, prepared, path, revision, level).serve())
+        # The handlers go with the loop, and a signal more must not kill what ends by itself.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     finally:
         loop.close()
     return 0

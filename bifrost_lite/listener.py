@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import struct
 from _socket import socket as Socket
+from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from socket import (
     AF_INET,
     AF_INET6,
@@ -38,6 +41,16 @@ log = logging.getLogger("bifrost.listener")
 BACKLOG = 1024
 BATCH = 16  # clients accepted in one turn at most
 STARVED_RETRY = 1.0  # seconds until accepting is tried again if nobody leaves before
+SO_ATTACH_FILTER = 26  # Linux: include/uapi/asm-generic/socket.h
+# A classic BPF program that drops what begins a connection, SYN without ACK, and nothing
+# else: struct sock_filter of include/uapi/linux/filter.h, (code, jt, jf, k) each.
+_NO_SYN = array("B", b"".join(struct.pack("=HBBI", *step) for step in (
+    (0x30, 0, 0, 13),  # load the byte of the TCP header that has the flags
+    (0x54, 0, 0, 0x12),  # of which SYN and ACK
+    (0x15, 0, 1, 0x02),  # are what SYN alone is?
+    (0x06, 0, 0, 0),  # then keep nothing of it
+    (0x06, 0, 0, 0xFFFFFFFF),
+)))  # fmt: skip
 
 
 class Listener:
@@ -127,7 +140,12 @@ class Listener:
         self._accept(min(BATCH, 1 + self.plane.admitted // 8))
 
     def drain(self) -> None:
-        """Take those who wait already: closing would send them away."""
+        """Take those who wait already: closing would send them away. Who comes from now on is
+        not answered, and the next try, a second later, finds who listens then."""
+        with suppress(OSError):
+            address, size = _NO_SYN.buffer_info()
+            program = struct.pack("@HP", size // 8, address)
+            self.sock.setsockopt(SOL_SOCKET, SO_ATTACH_FILTER, program)
         self._accept(BACKLOG)
 
     def _accept(self, most: int) -> None:

@@ -222,7 +222,7 @@ class Reloader:
                     closed += 1
                     session.close(Reason.ENFORCED)
         for client in list(plane.sessions) if enforce else ():
-            if client.refusal is None and not plane.policy.admits(client.client):
+            if not client.welcome:
                 client.close(Reason.ENFORCED)  # it may have asked for nothing yet, or no more
         if closed:
             log.info("the new rules closed %d connections", closed)

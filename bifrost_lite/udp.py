@@ -131,6 +131,12 @@ class Association:
         """Whether something would be cut off if it ended now."""
         return bool(self.flows)
 
+    @property
+    def welcome(self) -> bool:
+        """Whether the rules of now would let it be made."""
+        self._adopt_policy()
+        return self.barred is None
+
     # The control connection.
 
     def on_control(self, mask: int) -> None:
@@ -200,8 +206,7 @@ class Association:
             except OSError:
                 return None
             self.peer = source[:2]
-        if plane.policy is not self.rules:
-            self._adopt_policy()
+        self._adopt_policy()
         if plane.stopping or self.refused.get(header, 0.0) > plane.dispatcher.now:
             return None
         flow = Flow(self, header, target)
@@ -209,9 +214,11 @@ class Association:
         return flow if flow.open else None
 
     def _adopt_policy(self) -> None:
-        """The rules changed. Nobody can be asked for a password here: who has to log in and
-        is not known to be welcome gets no further targets, as all where there is no UDP now.
-        Flows that live go on, like all connections."""
+        """See whether the rules changed. Nobody can be asked for a password here: who has to
+        log in and is not known to be welcome gets no further targets, as all where there is no
+        UDP now. Flows that live go on, like all connections."""
+        if self.plane.policy is self.rules:
+            return
         old, new = self.policy.users, self.plane.policy.users
         known = new is None or (old is not None and new.agrees(old, self.user))
         self.barred = None

@@ -310,7 +310,7 @@ class TcpPeer:
 
         class Server(socketserver.ThreadingTCPServer):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            request_queue_size = 128
+            request_queue_size = 1024  # a burst of connections has room
 
         self._server = Server((host, 0), Handler)
         self.host = host

@@ -294,7 +294,6 @@ def test_a_reload_that_enforces_its_rules(denied: str) -> None:
                     "connection.failed", other.target.text, "no_route",
                 )  # fmt: skip
             else:
-                rider.say(target.header, b"q")
                 rider.control.ended()
 
 
