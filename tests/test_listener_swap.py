@@ -126,3 +126,23 @@ def test_a_place_that_cannot_be_had_changes_nothing(selector: Selector, port: in
         assert len(proxy.dispatcher.deadlines) == before
         assert served(at(proxy, port))
         change(proxy)
+
+
+@both
+def test_who_comes_in_the_moment_before_the_close_is_not_sent_away(selector: Selector) -> None:
+    """Not answered at all, the client tries again and finds the one that came in its place."""
+    with Proxy(selector) as proxy, socket.socket() as late:
+        proxy.names.known["no.test"] = []
+        (listener,) = proxy.listeners
+        early = at(proxy, listener.port)
+        late.setblocking(False)
+        with pytest.raises(BlockingIOError):
+
+            def drain() -> None:
+                listener.drain()
+                late.connect((LOOPBACK, listener.port))
+
+            proxy.call(drain)
+        state = late.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        assert state == 2  # SYN_SENT: neither taken nor refused
+        assert served(early)
