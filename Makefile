@@ -1,6 +1,6 @@
 # The commands of this project; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fuzz clean packages
+.PHONY: help run test check bench fuzz docs clean packages
 .NOTPARALLEL:
 
 # The first Python that is new enough; `make PYTHON=python3.13 ...` names another.
@@ -36,10 +36,11 @@ test: packages $(TEST_STAMP) $(if $(wildcard tests/package.json),tests/node_modu
 # to fail as well. No test asks for it: what is missing is an error everywhere.
 	env -u CI $(BIN)/pytest $(ARGS)
 
-check: $(TEST_STAMP)  ## lint, types, oldest Python, shell scripts
+check: $(TEST_STAMP) tests/node_modules/.package-lock.json  ## lint, types, oldest Python, shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/vermin --quiet --target=3.10- --eval-annotations --no-tips --violations --exclude tomllib bifrost_lite
+	tests/node_modules/.bin/eslint --config tests/eslint.config.mjs bifrost_lite/web
 	@if command -v shellcheck >/dev/null || test "$$CI" = true; \
 	then echo shellcheck $(SCRIPTS); shellcheck $(SCRIPTS); \
 	else echo 'shellcheck is not installed: shell scripts are not checked'; fi
@@ -49,6 +50,9 @@ bench: packages $(RUN_STAMP)  ## compare with other proxies on this machine (ARG
 
 fuzz: $(TEST_STAMP)  ## the generated tests with many more examples
 	$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(ARGS)
+
+docs: $(TEST_STAMP)  ## make docs/openapi.json and the pages of the API from the source
+	$(BIN)/python -m docs.dev.openapi
 
 clean:  ## remove everything that was made, .venv included
 	rm -rf .venv build dist *.egg-info .cache .hypothesis .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov tests/node_modules

@@ -29,5 +29,6 @@ setup(
     # makes otherwise brings pathlib and urllib into the daemon, which count their memory.
     package_dir={"": "."},
     packages=find_packages(include=["bifrost_lite", "bifrost_lite.*"]),
+    package_data={"bifrost_lite": ["web/*.html", "web/*.css", "web/*.js"]},
     entry_points={"console_scripts": ["bifrost-lite = bifrost_lite.__main__:main"]},
 )

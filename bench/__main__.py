@@ -82,7 +82,7 @@ def _choose(options: argparse.Namespace, interpreter: str) -> tuple[list[Target]
         chosen.append(one)
         build.compile_bytecode(interpreter, checkouts[one.name])
         if "watch" in options.only:
-            chosen.append(targets.watched(one))
+            chosen += [targets.watched(one), targets.crowded(one)]
     return [*chosen, *(one for one in peers if one.installed)], [one.name for one in us]
 
 

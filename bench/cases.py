@@ -13,7 +13,8 @@ CONCURRENCY = (1, 32)
 TUNNELS = (100, 1000)
 WAYS = ("down", "up")
 PACE, PACED_STREAMS, SEGMENT = 5_000_000, 8, 1448  # bytes/s and stream, streams, bytes
-LOADED = ("bulk", "paced", "rate")
+STEADY = 2000  # connections/s that full seats of watchers are measured at
+WATCHED = ("socks5", "get")  # protocols that watchers are measured with
 KINDS = ("bulk", "rate", "watch", "mem", "start", "idle", "routes", "imports")
 
 
@@ -22,7 +23,8 @@ class Case:
     """One question, asked of several targets.
 
     Attributes:
-        kind: bulk, paced (bulk at the pace of a real line), rate, mem, start, idle or routes
+        kind: bulk, paced (bulk at the pace of a real line), rate, steady (`STEADY` connections
+            begin in a second), mem, start, idle or routes
         protocol: how the proxy is spoken to
         load: streams, or connections at a time
         way: of the payload: down (to the client) or up; "" where it goes both ways
@@ -105,13 +107,22 @@ def plan(targets: Iterable[Target], kinds: Iterable[str], quick: bool) -> list[l
             ]
             for concurrency in CONCURRENCY
         ]
+    if "watch" in kinds:
+        compared = [target for target in targets if target.ours and _full_or_none(target)]
+        groups += [
+            [Job(Case("steady", protocol, CONCURRENCY[-1]), target) for target in compared]
+            for protocol in WATCHED
+        ]
     return [group for group in groups if group]
 
 
 def _takes_part(target: Target, protocol: str, concurrency: int, all_targets: bool) -> bool:
     """Watchers, and ourselves without them, are compared at the high concurrency only."""
+    watched = concurrency == CONCURRENCY[-1] and protocol in WATCHED
     if target.watchers:
-        return concurrency == CONCURRENCY[-1] and protocol != "connect"
-    if all_targets:
-        return True
-    return target.ours and concurrency == CONCURRENCY[-1] and protocol != "connect"
+        return watched and not target.followers
+    return all_targets or (target.ours and watched)
+
+
+def _full_or_none(target: Target) -> bool:
+    return not target.watchers or bool(target.followers)

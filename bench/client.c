@@ -314,20 +314,34 @@ static int turn(struct client *client)
 	return result > 0 ? request(client) : result;
 }
 
-int rate(int concurrency, double seconds)
+/* A free client begins, if the pace lets it; `begun` did before, since `start`. */
+static int begin_due(struct client *client, double start, int pace, long begun)
+{
+	client->fd = -1;
+	if (pace && begun >= (now() - start) * pace)
+		return 0;
+	begin(client);
+	return 1;
+}
+
+/* concurrency: connections at one time; pace: how many may begin in a second, 0 = no limit. */
+int rate(int concurrency, double seconds, int pace)
 {
 	struct client *clients = calloc(concurrency, sizeof *clients);
 	float *latencies = malloc(sizeof *latencies * SAMPLES);
 	struct epoll_event events[EVENTS];
 	double start = now(), cpu_start = cpu(), elapsed;
-	long done = 0, failed = 0, stuck = 0;
+	long begun = 0, done = 0, failed = 0, stuck = 0;
 
 	rotate = 1;
 	for (int i = 0; i < concurrency; i++)
-		begin(&clients[i]);
+		begun += begin_due(&clients[i], start, pace, begun);
 	while (now() < start + seconds && done < SAMPLES - EVENTS) {
-		int count = epoll_wait(epoll, events, EVENTS, 50);
+		int count = epoll_wait(epoll, events, EVENTS, pace ? 1 : 50);
 
+		for (int i = 0; pace && i < concurrency; i++)
+			if (clients[i].fd < 0)
+				begun += begin_due(&clients[i], start, pace, begun);
 		for (int i = 0; i < count; i++) {
 			struct client *client = events[i].data.ptr;
 			int result = turn(client);
@@ -339,10 +353,10 @@ int rate(int concurrency, double seconds)
 				latencies[done++] = (now() - client->since) * 1e6;
 			else
 				failed++;
-			begin(client);
+			begun += begin_due(client, start, pace, begun);
 		}
 		for (int i = 0; !count && i < concurrency; i++) {
-			if (now() - clients[i].since < STUCK)
+			if (clients[i].fd < 0 || now() - clients[i].since < STUCK)
 				continue;
 			stuck++;
 			close(clients[i].fd);
@@ -353,7 +367,8 @@ int rate(int concurrency, double seconds)
 	double used = cpu() - cpu_start;
 
 	for (int i = 0; i < concurrency; i++)
-		close(clients[i].fd);
+		if (clients[i].fd >= 0)
+			close(clients[i].fd);
 	if (!done) {
 		fprintf(stderr, "no connection succeeded, %ld failed\n", failed);
 		return 1;

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import mean, median
 
-from bench.cases import CONCURRENCY, PACED_STREAMS, WAYS, Case, Sample
+from bench.cases import CONCURRENCY, PACED_STREAMS, STEADY, WATCHED, WAYS, Case, Sample
 from bench.lookups import CASE as LOOKUPS
-from bench.targets import WATCHERS
+from bench.targets import SEATS, WATCHERS
 
 Rounds = dict[int, float]
 
@@ -154,23 +154,29 @@ def watched_name(us: str) -> str:
     return f"{us}+{WATCHERS}w"
 
 
-def _watched(protocol: str) -> Measure:
+def crowded_name(us: str) -> str:
+    """The name of a target with all seats taken."""
+    return f"{us}+{SEATS}w{SEATS}l"
+
+
+def _watched(protocol: str, kind: str, name_of: Callable[[str], str]) -> Measure:
+    """CPU per connection against that without watchers."""
+
     def measure(figures: Figures, us: str, _: str) -> float | None:
-        case = Case("rate", protocol, CONCURRENCY[-1])
-        watched = figures.rounds(watched_name(us), case, "cpu_per")
+        case = Case(kind, protocol, CONCURRENCY[-1])
+        watched = figures.rounds(name_of(us), case, "cpu_per")
         return ratio(watched, figures.rounds(us, case, "cpu_per"))
 
     return measure
 
 
 def _lost(figures: Figures, us: str, _: str) -> float | None:
-    cases = [Case("rate", protocol, CONCURRENCY[-1]) for protocol in ("socks5", "get")]
-    name = watched_name(us)
     counts = [
         count
-        for case in cases
+        for name, kind in ((watched_name(us), "rate"), (crowded_name(us), "steady"))
+        for protocol in WATCHED
         for value in ("lost", "closed")
-        for count in figures.rounds(name, case, value).values()
+        for count in figures.rounds(name, Case(kind, protocol, CONCURRENCY[-1]), value).values()
     ]
     return sum(counts) if counts else None
 
@@ -222,10 +228,16 @@ def _goals() -> list[Goal]:
         Goal("CONNECT conn/s, c=1", _rate("connect", c1), "tinyproxy", None, 1.0),
         Goal("HTTP GET/s, c=32", _rate("get", c32), "tinyproxy", 1.25, 1.6),
         Goal("SOCKS5 p99, c=32", _rate("socks5", c32, "p99"), "microsocks", 1, 0.65, lower=True),
-        Goal("CPU/conn, 5 watchers, SOCKS5", _watched("socks5"), "none", 1.25, 1.1, lower=True),
-        Goal("CPU/conn, 5 watchers, GET", _watched("get"), "none", 1.25, 1.1, lower=True),
-        Goal("frames lost by watchers", _lost, "", 0, lower=True, unit=""),
     ]
+    for protocol in WATCHED:
+        few = _watched(protocol, "rate", watched_name)
+        full = _watched(protocol, "steady", crowded_name)
+        name, seats = f"CPU/conn, {protocol}", f"{SEATS}+{SEATS} watchers at {STEADY}/s"
+        goals += [
+            Goal(f"{name}, {WATCHERS} watchers", few, "none", 1.25, 1.1, lower=True),
+            Goal(f"{name}, {seats}", full, "none", 1.4, lower=True),
+        ]
+    goals.append(Goal("frames lost by watchers", _lost, "", 0, lower=True, unit=""))
     memory, idle = Case("mem", "socks5"), Case("idle")
     mega = 1 / 1024
     goals += [

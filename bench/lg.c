@@ -2,14 +2,14 @@
  *
  *   lg origin BASEPORT MSS                               what the proxies connect to
  *   lg bulk PROTO PORT DPORT STREAMS down|up SECONDS [RATE [MSS]]
- *   lg rate PROTO PORT DPORT CONCURRENCY SECONDS         connections, one after the other
+ *   lg rate PROTO PORT DPORT CONCURRENCY SECONDS [PACE]  connections, one after the other
  *   lg idle PROTO PORT DPORT COUNT                       hold tunnels until stdin ends
- *   lg watch PORT COUNT SECONDS                          readers of the event WebSocket
+ *   lg watch PORT COUNT SECONDS [FOLLOWERS]              readers of events, and of the log
  *
  * PROTO is how the proxy at PORT is asked: connect, socks5, get (plain HTTP), or tcp, a relay
  * with a fixed destination; `tcp 0` is no proxy at all. DPORT is the origin's base port, RATE
- * bytes per second and stream, MSS bytes (0 = no limit). The file $LG_COUNTERS holds the
- * counters of the origin.
+ * bytes per second and stream, MSS bytes (0 = no limit), PACE connections per second. The
+ * file $LG_COUNTERS holds the counters of the origin.
  */
 #define _GNU_SOURCE
 #include "lg.h"
@@ -76,8 +76,9 @@ int main(int argc, char **argv)
 	getrlimit(RLIMIT_NOFILE, &files);
 	files.rlim_cur = files.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &files);
-	if (!strcmp(command, "watch") && argc == 5)
-		return watch(atoi(argv[2]), atoi(argv[3]), atof(argv[4]));
+	if (!strcmp(command, "watch") && argc >= 5)
+		return watch(atoi(argv[2]), atoi(argv[3]), argc > 5 ? atoi(argv[5]) : 0,
+			     atof(argv[4]));
 
 	map_counters();
 	memset(block, 'x', BLOCK);
@@ -92,8 +93,8 @@ int main(int argc, char **argv)
 	if (!strcmp(command, "bulk") && argc >= 8)
 		return bulk(atoi(argv[5]), !strcmp(argv[6], "up"), atof(argv[7]),
 			    argc > 8 ? atoi(argv[8]) : 0, argc > 9 ? atoi(argv[9]) : 0);
-	if (!strcmp(command, "rate") && argc == 7)
-		return rate(atoi(argv[5]), atof(argv[6]));
+	if (!strcmp(command, "rate") && argc >= 7)
+		return rate(atoi(argv[5]), atof(argv[6]), argc > 7 ? atoi(argv[7]) : 0);
 	if (!strcmp(command, "idle") && argc == 6)
 		return idle(atoi(argv[5]));
 	fprintf(stderr, "lg %s: wrong arguments\n", command);

@@ -33,9 +33,9 @@ struct sockaddr_in loopback(int port);               /* 127.0.0.1 and this port 
 
 void use(const char *protocol, int proxy_port, int origin_port);
 int bulk(int streams, int up, double seconds, int rate, int mss);
-int rate(int concurrency, double seconds);
+int rate(int concurrency, double seconds, int pace);
 int idle(int count);
 int origin(int base_port, int mss);
-int watch(int port, int count, double seconds);
+int watch(int port, int events, int followers, double seconds);
 
 #endif

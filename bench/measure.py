@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from bench import build, machine
-from bench.cases import PACE, SEGMENT, TUNNELS, Case, Sample
+from bench.cases import PACE, SEGMENT, STEADY, TUNNELS, Case, Sample
 from bench.process import Process
 from bench.targets import Place, Target
 
@@ -67,7 +67,7 @@ class Bench:
     # -- samples --
 
     def load(self, case: Case, target: Target, number: int) -> Sample:
-        """One loaded sample (bulk, paced, rate) of round `number`.
+        """One loaded sample (bulk, paced, rate, steady) of round `number`.
 
         Waits for a quiet machine, and tries again when it did not stay quiet.
         """
@@ -185,6 +185,9 @@ class Bench:
                 values.update({f"watch_{name}": count for name, count in seen.items()})
                 unseen = max(0.0, values["connections"] - seen["new"])
                 values["lost"] = seen["lost"] + seen["gaps"] + unseen * target.watchers
+                if target.followers:
+                    unseen = max(0.0, values["connections"] - seen["entries"])
+                    values["lost"] += unseen * target.followers
                 values["closed"] = seen["closed"]
                 return values
 
@@ -202,8 +205,10 @@ class Bench:
         """Run the generator once: what it says with the proxy's CPU, and foreign CPU."""
         port = process.place.port if process else 0
         arguments = [case.protocol, port, origin, case.load]
-        if case.kind == "rate":
-            command = ["rate", *arguments, self.seconds]
+        rated = case.kind in ("rate", "steady")
+        if rated:
+            steady = [STEADY] if case.kind == "steady" else []
+            command = ["rate", *arguments, self.seconds, *steady]
         else:
             paced = [PACE, SEGMENT] if case.kind == "paced" else []
             command = ["bulk", *arguments, case.way, self.seconds, *paced]
@@ -226,7 +231,7 @@ class Bench:
             cpu = process.cpu() - cpu
             user_now, system_now = machine.user_and_system(process.pid)
             values |= {"cpu": cpu, "user": user_now - user, "system": system_now - system}
-            if case.kind == "rate":
+            if rated:
                 values["cpu_per"] = cpu / values["connections"] * 1e6
             else:
                 values["cpu_per"] = cpu / values["all_mb"] * 1e3
@@ -258,7 +263,10 @@ class Bench:
             holder.communicate()
 
     def _watchers(self, process: Process) -> subprocess.Popen[str]:
-        watchers = self._spawn("watch", process.place.control, process.target.watchers, 60)
+        target = process.target
+        watchers = self._spawn(
+            "watch", process.place.control, target.watchers, 60, target.followers
+        )
         _await_ready(watchers, "READY")
         return watchers
 

@@ -9,7 +9,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.cases import CONCURRENCY, PACED_STREAMS, STREAMS, TUNNELS, WAYS, Case, Sample
+from bench.cases import (
+    CONCURRENCY,
+    PACED_STREAMS,
+    STEADY,
+    STREAMS,
+    TUNNELS,
+    WATCHED,
+    WAYS,
+    Case,
+    Sample,
+)
 from bench.goals import GOALS, Figures, verdict, watched_name
 from bench.lookups import CASE as LOOKUPS
 from bench.targets import Target
@@ -92,6 +102,31 @@ def _split(figures: Figures, target: str, case: Case) -> str:
         return "-"
     share = user / (user + system)
     return f"{cpu * share:.0f}+{cpu * (1 - share):.0f}"
+
+
+def steady_table(figures: Figures, targets: Iterable[Target]) -> str:
+    """Connections at a steady pace: what came of it, CPU per connection, memory."""
+    head = [f"{STEADY} conn/s"]
+    for protocol in WATCHED:
+        head += [f"{protocol} conn/s", "p50/p99 us", "CPU us/conn", "user+sys"]
+    head += ["RSS MB", "lost"]
+    rows = []
+    for target in targets:
+        row = [target.name]
+        for protocol in WATCHED:
+            case = Case("steady", protocol, CONCURRENCY[-1])
+            latencies = [figures.median(target.name, case, name) for name in ("p50", "p99")]
+            row += [
+                number(figures.median(target.name, case, "cps")),
+                "/".join(map(number, latencies)),
+                number(figures.median(target.name, case, "cpu_per")),
+                _split(figures, target.name, case),
+            ]
+        resident = figures.median(target.name, case, "rss")
+        row.append(number(None if resident is None else resident / 1024, 1))
+        row.append(number(figures.median(target.name, case, "lost")))
+        rows.append(row)
+    return table("Connections at a steady pace, and those who watch them", head, rows)
 
 
 def process_table(figures: Figures, targets: Iterable[Target]) -> str:
@@ -194,6 +229,7 @@ def text(samples: Sequence[Sample], targets: Sequence[Target], us: Sequence[str]
     figures = Figures(samples)
     parts = [bulk_table(figures, targets)]
     parts += [rate_table(figures, targets, protocol) for protocol in PROTOCOLS]
+    parts.append(steady_table(figures, targets))
     alone = [target for target in targets if not target.watchers]
     parts += [process_table(figures, alone), lookup_table(figures, alone)]
     watched = [figures.median(watched_name(name), _WATCHED, "rss") for name in us]

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench import build, machine
 
 WATCHERS = 5
+SEATS = 10  # for watchers of events, and as many for followers of the log
 
 # The PATH of a user lacks the directories where Debian keeps daemons.
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
@@ -54,6 +55,7 @@ class Target:
         protocols: what it speaks, of socks5, connect, get; or tcp, a relay with one destination
         launch: how to start it; None: the generator talks to the origin itself
         watchers: how many clients read its event stream meanwhile
+        followers: how many read its log
         ours: a bifrost, with a control surface beside the proxy
         program: the command that has to be installed for it
     """
@@ -62,6 +64,7 @@ class Target:
     protocols: tuple[str, ...]
     launch: Callable[[Place], Launch] | None
     watchers: int = 0
+    followers: int = 0
     ours: bool = False
     program: str = ""
 
@@ -132,6 +135,12 @@ def bifrost(name: str, path: Path, interpreter: str, packages: Path) -> Target:
 def watched(target: Target) -> Target:
     """The same with clients of its event stream."""
     return replace(target, name=f"{target.name}+{WATCHERS}w", watchers=WATCHERS)
+
+
+def crowded(target: Target) -> Target:
+    """The same with all seats taken, those of its events and those of its log."""
+    name = f"{target.name}+{SEATS}w{SEATS}l"
+    return replace(target, name=name, watchers=SEATS, followers=SEATS)
 
 
 # -- peers --

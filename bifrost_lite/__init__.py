@@ -1,3 +1,3 @@
 """bifrost-lite: a proxy for OpenWrt routers that you can watch."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -11,8 +11,10 @@ def main() -> int:
     # for nothing, since the daemon speaks no TLS and needs only SHA-1 and SHA-256 of Python's own.
     sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
     sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]
-    from .cli import main as command_line
-
+    try:
+        from .cli import main as command_line
+    except KeyboardInterrupt:  # Ctrl-C while it loads
+        return 130
     return command_line()
 
 

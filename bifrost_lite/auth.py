@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from _operator import _compare_digest
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from enum import IntEnum
 from math import ceil
 
@@ -34,9 +34,9 @@ _PREFLIGHT = (
 
 
 class Level(IntEnum):
-    """What a token opens."""
+    """What a token opens; that for joining meshes only the calls that name it."""
 
-    NOTHING, READ, EVERYTHING = range(3)
+    NOTHING, JOIN, READ, EVERYTHING = range(4)
 
 
 class Peer(Struct, frozen=True, gc=False):
@@ -60,32 +60,47 @@ class Guard:
         settings: the section `control`
         is_own: whether a packed address is one of this machine's
         hostname: its host name
+        join_token: for joining meshes, "" for none
+        is_peer: whether a token is that of the mesh peer which the parts of a path name
     """
 
     __slots__ = (
-        "_hostname", "_is_own", "_read_token", "_throttle", "_token", "_trusted_hosts",
+        "_hostname", "_is_own", "_is_peer", "_throttle", "_token", "_tokens", "_trusted_hosts",
         "_trusted_origins",
     )  # fmt: skip
 
     def __init__(
-        self, settings: Control, is_own: Callable[[bytes], bool], hostname: str
+        self,
+        settings: Control,
+        is_own: Callable[[bytes], bool],
+        hostname: str,
+        join_token: str = "",
+        is_peer: Callable[[Sequence[str], bytes], bool] = lambda parts, token: False,
     ) -> None:
         self._token = settings.token.encode()
-        self._read_token = settings.read_token.encode()
+        self._tokens = (
+            (self._token, Level.EVERYTHING),
+            (settings.read_token.encode(), Level.READ),
+            (join_token.encode(), Level.JOIN),
+        )
+        self._is_peer = is_peer
         self._trusted_origins = frozenset(text.lower() for text in settings.trusted_origins)
         self._trusted_hosts = frozenset(_canonical(text) for text in settings.trusted_hosts)
         self._is_own = is_own
         self._hostname = hostname.lower()
         self._throttle = Throttle()
 
-    def admit(self, call: Call, peer: Peer, public: bool, now: float) -> tuple[str, ...]:
-        """Let `call` in, or not.
+    def admit(
+        self, call: Call, peer: Peer, public: bool, now: float, keys: Collection[str] = ()
+    ) -> tuple[str, ...]:
+        """Let `call` in, or not; tells it by `call.key` where one of `keys` had to open it.
 
         Args:
             call: the request
             peer: who sent it
             public: what it asks for is served to everybody
             now: a monotonic time in seconds
+            keys: kinds of tokens that open it too, see `rest.Route`
 
         Returns:
             header fields for its answer (CORS)
@@ -94,14 +109,25 @@ class Guard:
             Refused: 421, 403, 401 or 429
         """
         host, port = self._check_host(call, peer)
-        level, wrong = self._level(call)
-        fields = self._check_origin(call, host, port, level)
+        tokens = self._tokens_of(call) if self._token else []
+        levels = [self._level(token) for token in tokens]
+        level = max(levels, default=Level.NOTHING) if self._token else Level.EVERYTHING
+        key = ""
+        if level is not Level.EVERYTHING:
+            if "join" in keys and Level.JOIN in levels:
+                key = "join"
+            elif "peer" in keys and any(self._is_peer(call.parts, token) for token in tokens):
+                key = "peer"
+        fields = self._check_origin(call, host, port, bool(level or key))
         if public or call.method == "OPTIONS":
             return fields
-        if level is Level.NOTHING:
-            raise self._unauthorized(peer, wrong, now, fields)
-        if level is Level.READ and call.method != "GET":
+        call.key = key
+        if not level and not key:
+            raise self._unauthorized(peer, bool(tokens), now, fields)
+        if level is Level.READ and call.method != "GET" and not key:
             raise Refused(403, "read_only", "This token may look, not change.", *fields)
+        if level is Level.JOIN and not key:
+            raise Refused(403, "join_only", "This token is for joining a mesh alone.", *fields)
         return fields
 
     def _check_host(self, call: Call, peer: Peer) -> tuple[str, str]:
@@ -123,10 +149,8 @@ class Guard:
             "The Host field names another machine; trusted_hosts may list more names.",
         )
 
-    def _level(self, call: Call) -> tuple[Level, bool]:
-        """What the tokens of `call` open, and whether it has tokens and all are wrong."""
-        if not self._token:
-            return Level.EVERYTHING, False
+    def _tokens_of(self, call: Call) -> list[bytes]:
+        """The tokens that came with `call`."""
         tokens = []
         header = (call.header(b"authorization") or "").strip().encode("latin-1")
         if header:
@@ -135,17 +159,18 @@ class Guard:
         raw = call.parameter("token") or b""
         # Scripts paste the token into the address as it is, others escape it.
         tokens += [raw, (unescape(raw) or "").encode()]
-        level = Level.NOTHING
-        for token in tokens:
-            if _compare_digest(token, self._token):
-                level = Level.EVERYTHING
-            # The other is compared in any case, so time tells nothing.
-            if _compare_digest(token, self._read_token) and token and not level:
-                level = Level.READ
-        return level, not level and any(tokens)
+        return [token for token in tokens if token]
 
-    def _check_origin(self, call: Call, host: str, port: str, level: Level) -> tuple[str, ...]:
-        """CORS fields for the page that sent `call`, RFC 6454; () where none are needed."""
+    def _level(self, token: bytes) -> Level:
+        """What a token opens. It is compared with all of ours, so time tells nothing."""
+        same = [(_compare_digest(token, own), level) for own, level in self._tokens]
+        return max((level for equal, level in same if equal), default=Level.NOTHING)
+
+    def _check_origin(self, call: Call, host: str, port: str, known: bool) -> tuple[str, ...]:
+        """CORS fields for the page that sent `call`, RFC 6454; () where none are needed.
+
+        `known` is whether a right token came with it.
+        """
         origins = [value for name, value in call.request.headers if name == b"origin"]
         if not origins:
             return ()
@@ -153,7 +178,7 @@ class Guard:
         match = _origin_re(origin.lower())
         name = _canonical(match[2]) if match is not None else ""
         # A preflight has no token yet; it opens nothing, the call after it has to have one.
-        proven = bool(self._token) and (level is not Level.NOTHING or call.method == "OPTIONS")
+        proven = bool(self._token) and (known or call.method == "OPTIONS")
         if len(origins) > 1 or not (
             origin.lower() in self._trusted_origins
             or (name and name == host)

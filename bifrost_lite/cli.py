@@ -1,8 +1,8 @@
 """The command line: which commands there are, what they take, and how they end.
 
 Exit status: 0 done, 1 failed at run time, 2 wrong usage, 3 bad configuration, 4 cannot bind,
-5 no daemon is running. The daemon's own process passes through here, so what the client
-commands need is imported only once one of them is called.
+5 no daemon is running, 130 Ctrl-C before the end. The daemon's own process passes through here,
+so what the client commands need is imported only once one of them is called.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .options import (
     BAD_CONFIG,
     CANNOT_BIND,
     FAILED,
+    INTERRUPTED,
     OK,
     USAGE,
     Args,
@@ -43,11 +44,14 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         the exit status
     """
-    _open_streams()
     try:
+        _open_streams()
         status = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return status
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # the shell's prompt goes below the ^C
+        return INTERRUPTED
     except UsageError as error:
         print(f"bifrost-lite: {error}", file=sys.stderr)
         return USAGE
@@ -98,7 +102,7 @@ def _say(text: str) -> int:
 
 def _overview() -> str:
     lines = ["usage: bifrost-lite COMMAND [OPTION...]", ""]
-    lines += [f"  {' '.join((c.name, *c.words)):<13}{c.help}" for c in COMMANDS]
+    lines += [f"  {' '.join((c.name, *c.words)):<23}{c.help}" for c in COMMANDS]
     lines += [
         "",
         "bifrost-lite COMMAND --help tells more.",
@@ -249,7 +253,7 @@ COMMANDS = (
     ),
     Command(
         "check",
-        "check a configuration: all its faults, or the memory it may take",
+        "all faults of a configuration, or the memory it takes",
         _check,
         ("FILE",),
         (_JSON,),
@@ -257,13 +261,48 @@ COMMANDS = (
     ),
     Command("status", "how the daemon is", _client("status"), (), _REACH, _FINDING),
     Command(
-        "connections", "what is open now", _client("connections"), (), _REACH, _FINDING
+        "connections",
+        "what is open now",
+        _client("connections"),
+        (),
+        (
+            Option("client", "only those of this client", "IP"),
+            Option("by-client", "a line for each client"),
+            *_REACH,
+        ),
+        _FINDING,
     ),
     Command(
-        "close", "end one connection", _client("close"), ("ID",), _REACH, _FINDING
+        "close",
+        "end a connection, or all of a client",
+        _client("close"),
+        ("[ID]",),
+        (Option("client", "instead of ID: all of this client", "IP"), *_REACH),
+        _FINDING,
+    ),
+    Command(
+        "requests",
+        "what is over: the last requests, how they went",
+        _client("requests"),
+        (),
+        (
+            Option("limit", "so many of them; without it 100", "N"),
+            Option("clear", "forget them"),
+            *_REACH,
+        ),
+        _FINDING,
     ),
     Command(
         "backends", "the ways out, and how they are", _client("backends"), (), _REACH, _FINDING
+    ),
+    Command(
+        "test",
+        "connect through a backend, and hang up",
+        _client("test"),
+        ("BACKEND", "[TARGET]"),
+        _REACH,
+        "TARGET is host:port; without one it is that of the backend's health check.\n"
+        "Exit status 1 where it does not connect.\n\n" + _FINDING,
     ),
     Command(
         "route",
@@ -276,6 +315,14 @@ COMMANDS = (
             *_REACH,
         ),
         "HOST is a name or an address; HOST:PORT and [IPV6]:PORT will do too.\n\n" + _FINDING,
+    ),
+    Command(
+        "mesh",
+        "the networks, or the peers of one",
+        _client("mesh"),
+        ("[NETWORK]",),
+        (Option("follow", "watch its peers come and go, as events does", short="f"), *_REACH),
+        _FINDING,
     ),
     Command(
         "reload",

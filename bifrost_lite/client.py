@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from select import POLLIN, poll
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,10 @@ class Daemon:
 
     Raises:
         ClientError: the address or the token cannot be
+
+    Attributes:
+        output: descriptor of what streams are written to; they end when its reader leaves,
+            rather than with the next message. -1 for none
     """
 
     def __init__(self, url: str, token: str = "") -> None:
@@ -87,6 +92,7 @@ class Daemon:
         if "?" in path or "#" in path:
             raise ClientError(f"the address takes no query, got {ascii(url)}")
         self._token = token
+        self.output = -1
 
     def __str__(self) -> str:
         return f"http://{self.target}{self._prefix}"
@@ -130,6 +136,7 @@ class Daemon:
         Raises:
             NotRunning: nothing listens there
             ClientError: the stream was refused, or ended
+            BrokenPipeError: nobody reads `output` any more
         """
         with _Link(self, PATIENCE) as link:
             path = self._path("/logs/stream", query)
@@ -142,17 +149,22 @@ class Daemon:
                 yield from lines.feed(piece)
         raise ClientError("the daemon ended the stream")
 
-    def events(self, query: dict[str, str]) -> Iterator[bytes]:
+    def events(self, query: dict[str, str], path: str = "/ws") -> Iterator[bytes]:
         """Events as JSON, as they come, for ever.
+
+        Args:
+            query: what is asked for
+            path: of the WebSocket, below ``/api/v1``
 
         Raises:
             NotRunning: nothing listens there
             ClientError: the stream was refused, or ended
+            BrokenPipeError: nobody reads `output` any more
         """
         from websockets.client import ClientProtocol
         from websockets.uri import parse_uri
 
-        uri = parse_uri(f"ws://{self.target}{self._path('/ws', query)}")
+        uri = parse_uri(f"ws://{self.target}{self._path(path, query)}")
         protocol = ClientProtocol(uri, max_size=MESSAGE_LIMIT)
         request = protocol.connect()
         if self._token:
@@ -270,11 +282,15 @@ class _Link:
 
     def receive(self, seconds: float) -> bytes | None:
         """Some bytes, b"" at the end, None when nothing came within `seconds`."""
-        self._sock.settimeout(max(seconds, 0.001))
+        ready = poll()
+        ready.register(self._sock, POLLIN)
+        if self._daemon.output >= 0:
+            ready.register(self._daemon.output, 0)  # POLLERR and POLLHUP come unasked
+        found = [number for number, _ in ready.poll(max(seconds, 0) * 1000)]
+        if self._daemon.output in found:
+            raise BrokenPipeError
         try:
-            return self._sock.recv(READ)
-        except TimeoutError:
-            return None
+            return self._sock.recv(READ) if found else None
         except OSError as error:
             raise self._gone(error) from None
 

@@ -7,9 +7,10 @@ is kept as a Struct; `encode` is called only when somebody listens.
 from __future__ import annotations
 
 from time import gmtime, strftime
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 _encode = msgspec.json.Encoder().encode
 _stamp_of = (-1, "")
@@ -134,6 +135,53 @@ class EventsLost(Struct, gc=False):
     boot: str
 
 
+class Endpoint(Struct, frozen=True, gc=False):
+    """Where a peer of a mesh network may be reached.
+
+    Attributes:
+        address: an IP address or a host name
+        port: its UDP port
+        type: what kind of address it is, e.g. lan, local, reflexive or relay
+        priority: which one to try first; what it means is for the peers to agree on
+    """
+
+    address: Annotated[str, Meta(max_length=253)]
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    type: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{0,32}$(?!\n)")] = ""
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
+
+
+class PeerJoined(Struct, gc=False):
+    """`peer.joined`: a peer of a mesh network is there, or is there again."""
+
+    peer_id: str
+    name: str
+    virtual_ip: str
+    public_key: str
+    endpoints: tuple[Endpoint, ...]
+    metadata: dict[str, str]
+
+
+class PeerLeft(Struct, gc=False):
+    """`peer.left`: a peer is gone; the reason is removed, timeout or network_deleted."""
+
+    peer_id: str
+    name: str
+    reason: str
+
+
+class PeerUpdated(Struct, gc=False):
+    """`peer.updated`: something that a peer says of itself is another now. All of it is told."""
+
+    peer_id: str
+    endpoints: tuple[Endpoint, ...]
+    name: str
+    virtual_ip: str
+    public_key: str
+    metadata: dict[str, str]
+
+
+MeshData = PeerJoined | PeerLeft | PeerUpdated
 Data = (
     ConnectionNew
     | ConnectionClose
@@ -143,6 +191,7 @@ Data = (
     | ConfigRejected
     | StatsUpdate
     | EventsLost
+    | MeshData
 )
 
 TYPES: dict[str, type[Data]] = {
@@ -157,6 +206,13 @@ TYPES: dict[str, type[Data]] = {
     "events.lost": EventsLost,
 }
 
+# What the event endpoints of mesh networks tell, and no other.
+MESH_TYPES: dict[str, type[MeshData]] = {
+    "peer.joined": PeerJoined,
+    "peer.left": PeerLeft,
+    "peer.updated": PeerUpdated,
+}
+
 
 class Event(Struct, gc=False):
     """An event as it is kept.
@@ -165,7 +221,7 @@ class Event(Struct, gc=False):
         type: e.g. ``connection.new``
         time: Unix time in seconds
         data: the Struct of that type
-        seq: number of the event for the life of the process
+        seq: number of the event for the life of the process, of mesh events in their network
     """
 
     type: str

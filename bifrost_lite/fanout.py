@@ -246,6 +246,9 @@ class Watcher(Generic[T]):
         self._fanout = fanout
         self._seats = seats
         self.wants = wants
+        # Else the kernel takes megabytes for a peer that does not read, and what it then
+        # reads first is old. What waits shall wait here, where it is counted and dropped.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, BATCH_BYTES)
 
     def due(self) -> float:
         """The monotonic time at which `tick` has something to do."""

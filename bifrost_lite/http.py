@@ -181,6 +181,7 @@ class Server(Generic[Ctx]):
             connection.stage = Stage.ASKED
             request = parse_request(head)
             call = Call(request, head)
+            call.peer = connection.peer
             route = self._admit(connection, call)
             if isinstance(route, Response):
                 result: Response | Takeover = route
@@ -246,7 +247,8 @@ class Server(Generic[Ctx]):
         route = methods.get(call.method)
         try:
             public = route is not None and route.public
-            call.fields = self.guard.admit(call, connection.peer, public, monotonic())
+            keys = route.keys if route is not None else ()
+            call.fields = self.guard.admit(call, connection.peer, public, monotonic(), keys)
         except Refused as refused:
             # The peer's text stays out of the log: it may hold a token.
             log.warning("refused a call from %s: %s", connection.peer.name, refused.word)

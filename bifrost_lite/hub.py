@@ -16,7 +16,7 @@ import os
 import socket
 from binascii import hexlify
 from collections.abc import Callable, Sequence
-from time import time
+from time import monotonic, time
 
 from .config.schema import Control
 from .events import TYPES, BackendHealth, Data, Event, EventsLost, StatsUpdate
@@ -38,7 +38,7 @@ class Hub:
 
     Attributes:
         boot: an id of this process
-        started: Unix time of its start
+        started: monotonic time of its start; a router without a battery learns the other late
         seats: the clients' cap, shared with other event endpoints
         ring: the newest events
         stats: gives active and total connections, bytes sent and received
@@ -49,7 +49,7 @@ class Hub:
         self._loop = loop
         self._settings = settings
         self.boot = hexlify(os.urandom(8)).decode()
-        self.started = time()
+        self.started = monotonic()
         self.seats = Seats(settings.max_clients)
         self.ring: Ring[Event] = Ring(RING)
         self.stats: Callable[[], tuple[int, int, int, int]] = lambda: (0, 0, 0, 0)

@@ -217,9 +217,11 @@ def memory_budget(
         what it is, and bytes, in the order of a connection's life
     """
     # Asked for by one command only; a daemon that starts has all of these anyway.
+    from .coordinator import RING_BYTES
     from .http import CONNECTIONS
     from .hub import RING
     from .plane import REFUSALS
+    from .mesh.registry import NETWORKS, ROOM
     from .relay import BUFFER_SIZE, KEPT_LIMIT, PIPE_SIZE, PIPES, STARVED_READ
     from .resolve import MAX_NAMES
     from .rest import BODY_LIMIT
@@ -239,6 +241,8 @@ def memory_budget(
     devices = [item for item in settings.backends if isinstance(item, Interface)]
     answers = 2 * MAX_NAMES * (1 + sum(bool(item.resolver) for item in devices))
     datagrams = any(item.udp for item in settings.listen)
+    # The peers, and as bytes while they are saved; events; a picture of them for each watcher.
+    meshes = 2 * ROOM + NETWORKS * RING_BYTES + control.max_clients * ROOM
     budget = [
         (f"{clients} connections, idle", clients * _CONNECTION),
         ("request heads being read", (clients + REFUSALS) * HEAD_LIMIT),
@@ -261,6 +265,7 @@ def memory_budget(
             f"{control.max_subscribers} log streams",
             control.max_subscribers * (_WATCHER + BUFFER * _LOG_ENTRY),
         ),
+        ("mesh peers and events", meshes if settings.mesh.enabled else 0),
         ("addresses that gave wrong tokens", Throttle().size * _FAILURES if control.token else 0),
         ("addresses that gave wrong passwords", Throttle().size * _FAILURES if users else 0),
         (f"{REMEMBERED} logins that were right", REMEMBERED * _LOGIN if users else 0),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from .errors import BifrostError
 
 OK, FAILED, USAGE, BAD_CONFIG, CANNOT_BIND, NOT_RUNNING = range(6)
+INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
 
 
 class Option(NamedTuple):
@@ -40,7 +41,7 @@ class Command(NamedTuple):
         name: what is typed
         help: what it does, one line
         run: does it; answers the exit status
-        words: names of its arguments, all of them required
+        words: names of its arguments; those in brackets may be left out
         options: what it takes
         note: more for its own help page
     """
@@ -95,7 +96,8 @@ def parse(command: Command, argv: list[str]) -> Args | None:
             elif joined and not option.value:
                 raise UsageError(f"{spelled} takes no value")
             options[option.name] = value
-    if len(words) != len(command.words):
+    least = sum(not name.startswith("[") for name in command.words)
+    if not least <= len(words) <= len(command.words):
         wanted = " ".join(command.words) or "no argument"
         raise UsageError(f"{command.name} takes {wanted}; {hint}")
     return Args(options, words)

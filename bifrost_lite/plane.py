@@ -161,7 +161,7 @@ class Plane:
         clients: connections of each client address, as packed bytes
         admitted: connections of all clients
         refusing: clients being answered although there is no room for them
-        total: connections since the start
+        by_protocol: connections since the start by what their clients spoke
         refused: connections turned away at a cap since the start
         dropped: datagrams that were not passed on since the start
         failures: count of each `Reason` word that a request failed with
@@ -188,7 +188,7 @@ class Plane:
         self.clients: dict[bytes, int] = {}
         self.admitted = 0
         self.refusing = 0
-        self.total = 0
+        self.by_protocol = dict.fromkeys(("HTTP", "CONNECT", "SOCKS5", "SOCKS4"), 0)
         self.refused = 0
         self.dropped = 0
         self.failures: dict[str, int] = {}
@@ -255,7 +255,7 @@ class Plane:
     def opened(self, session: Carried) -> None:
         """The path to the target stands."""
         self._ids += 1
-        self.total += 1
+        self.by_protocol[session.protocol] += 1
         session.id = self._ids
         session.started = time()
         session.began = self.dispatcher.now
@@ -357,7 +357,7 @@ class Plane:
         for session in self.connections.values():
             sent += session.bytes_sent
             received += session.bytes_received
-        return len(self.connections), self.total, sent, received
+        return len(self.connections), sum(self.by_protocol.values()), sent, received
 
     def close_idle(self) -> None:
         """The daemon is stopping: close every client's connection that carries nothing, and

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import time
 from typing import TYPE_CHECKING
 
 from msgspec.structs import fields
@@ -47,6 +48,9 @@ class Reloader:
 
     Attributes:
         born: the settings of the start
+        rejected: faults of the last attempt, none where it went well
+        loads: how many attempts went well, and how many did not
+        loaded: Unix time of the start, or of the last one that did
     """
 
     def __init__(
@@ -57,6 +61,9 @@ class Reloader:
         self.path = path
         self.revision = revision
         self.born = prepared.settings
+        self.rejected: list[ConfigFault] = []
+        self.loads = {True: 0, False: 0}
+        self.loaded = time()
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._again = False
@@ -117,6 +124,9 @@ class Reloader:
                 self._reject(error)
                 raise
             self.revision = found
+            self.rejected = []
+            self.loads[True] += 1
+            self.loaded = time()
             return await self._judge_all(prepared, change, enforce)
         finally:
             self._lock.release()
@@ -180,6 +190,8 @@ class Reloader:
         self.prepared = prepared
         restart = self._restart(prepared)
         log.info("configuration reloaded: %s", ", ".join(changed) or "nothing changed")
+        if restart:
+            log.warning("the daemon has to be restarted for some of the configuration")
         daemon.hub.publish("config.reload", ConfigChange(changed, restart))
         return Change(changed, restart, 0, 0, 0, 0)
 
@@ -192,6 +204,8 @@ class Reloader:
             told, texts = [ConfigFault("listen", "", str(error))], [str(error)]
         for text in texts:
             log.error("configuration rejected: %s", text)
+        self.rejected = told
+        self.loads[False] += 1
         self.daemon.hub.publish("config.rejected", ConfigRejected(told))
 
     async def _judge_all(self, prepared: Prepared, change: Change, enforce: bool) -> Change:

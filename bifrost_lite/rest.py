@@ -10,7 +10,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import gmtime, strftime
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +18,9 @@ from msgspec import Struct
 from .errors import BifrostError, Fault
 from .target import pack, unpack
 from .wire.http1 import Request
+
+if TYPE_CHECKING:
+    from .auth import Peer
 
 Ctx = TypeVar("Ctx")
 T = TypeVar("T")
@@ -62,6 +65,7 @@ _PHRASES = {
     200: "OK",
     201: "Created",
     204: "No Content",
+    304: "Not Modified",
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
@@ -140,7 +144,7 @@ class Response:
             connection: value of the Connection field, "" for none
         """
         fields = list(self.headers)
-        if self.status != 204:
+        if self.status not in (204, 304):  # a 304 tells no length: RFC 9110 section 15.4.5
             fields += [f"Content-Type: {self.content_type}", f"Content-Length: {len(self.body)}"]
         if connection:
             fields.append(f"Connection: {connection}")
@@ -204,6 +208,7 @@ class Call:
         Refused: the target is no path
 
     Attributes:
+        peer: who sent it
         method: e.g. ``GET``; a HEAD comes as GET
         path: without query, escapes decoded
         query: raw
@@ -211,12 +216,15 @@ class Call:
         body: the whole body
         head_only: it was a HEAD
         fields: fields that every answer to this call carries (CORS)
+        key: which of the route's `keys` opened this call, where nothing else did; else ""
     """
 
     __slots__ = (
-        "_parameters", "body", "fields", "head", "head_only", "method", "parts", "path", "query",
-        "request",
+        "_parameters", "body", "fields", "head", "head_only", "key", "method", "parts", "path",
+        "peer", "query", "request",
     )  # fmt: skip
+
+    peer: Peer
 
     def __init__(self, request: Request, head: bytes) -> None:
         raw, _, query = request.target.partition(b"?")
@@ -237,6 +245,7 @@ class Call:
         self.head = head
         self.body = b""
         self.fields: tuple[str, ...] = ()
+        self.key = ""
         self._parameters: dict[str, bytes] | None = None
 
     def header(self, name: bytes) -> str | None:
@@ -360,6 +369,8 @@ class Route(Struct, Generic[Ctx], frozen=True):
         public: served without a token
         head: a HEAD is answered like its GET
         limit: bytes of body
+        keys: kinds of tokens that open this call beside the control port's own: ``join``, that
+            of meshes, and ``peer``, that of the peer which the path names
     """
 
     method: str
@@ -368,6 +379,7 @@ class Route(Struct, Generic[Ctx], frozen=True):
     public: bool = False
     head: bool = True
     limit: int = BODY_LIMIT
+    keys: tuple[str, ...] = ()
 
 
 class Router(Generic[Ctx]):

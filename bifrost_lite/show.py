@@ -14,6 +14,8 @@ import msgspec
 _plain = re.compile(r"[ -~]*").fullmatch
 Object = dict[str, object]
 
+CUT = 20  # characters of a text that are left at least
+
 
 def printable(text: str) -> str:
     """`text` with everything escaped that does not simply show: controls, marks, surrogates."""
@@ -72,19 +74,74 @@ def span(seconds: float) -> str:
 
 
 def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    right: Collection[int] = (),
+    spare: Sequence[int] = (),
+    width: int = 0,
 ) -> str:
-    """Aligned columns, two spaces apart; those in `right` are flush right."""
+    """Aligned columns, two spaces apart.
+
+    Args:
+        head: their headings, () for none
+        rows: the cells
+        right: numbers of those that are flush right: they are never cut
+        spare: of those that may be left out where there is no room, the first one first
+        width: characters that a line may have; 0 for any number
+    """
     lines = [tuple(head)] if head else []
     lines += [tuple(printable(cell) for cell in row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = [*range(len(widths))]
+    if width:
+        least = [full if at in right else min(full, CUT) for at, full in enumerate(widths)]
+        for column in spare:
+            if _across(shown, least) > width:
+                shown.remove(column)
+        while _across(shown, widths) > width:
+            widest = max(shown, key=lambda at: widths[at] - least[at])
+            if widths[widest] == least[widest]:
+                break  # the terminal will have to break the lines
+            widths[widest] -= 1
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if at in right else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.rjust(widths[at]) if at in right else cut(cell, widths[at]).ljust(widths[at])
+            for at, cell in enumerate(line)
+            if at in shown
         ).rstrip()
         for line in lines
     )
+
+
+def listing(rows: object, columns: Mapping[str, str], spare: str = "", width: int = 0) -> str:
+    """Objects of an answer as a table; numbers are flush right.
+
+    Args:
+        rows: what should be a list of them
+        columns: the key of each by its heading
+        spare: headings of the columns that may be left out, the first one first
+        width: as for `table`
+    """
+    found = objects(rows)
+    head, keys = [*columns], [*columns.values()]
+    numbers = {key for row in found for key in keys if isinstance(row.get(key), int | float)}
+    right = [at for at, key in enumerate(keys) if key in numbers]
+    cells = ([value(row.get(key), key) for key in keys] for row in found)
+    return table(head, cells, right, [head.index(name) for name in spare.split()], width)
+
+
+def _across(columns: Sequence[int], widths: Sequence[int]) -> int:
+    """How long a line with these columns is."""
+    return sum(widths[at] for at in columns) + 2 * max(len(columns) - 1, 0)
+
+
+def cut(text: str, width: int) -> str:
+    """`text` in no more than `width` characters, two at least. Of a sentence the end is left
+    out; of a name the middle, for the end of a host name says whose it is."""
+    if len(text) <= width:
+        return text
+    end = 0 if " " in text else (width - 2) // 2
+    return f"{text[: width - 2 - end]}..{text[len(text) - end :]}"
 
 
 def value(data: object, key: str = "") -> str:
@@ -98,23 +155,35 @@ def value(data: object, key: str = "") -> str:
             return size(data)
         if key in ("uptime", "age"):
             return span(data)
+        if key == "duration_ms" and data >= 1000:
+            return span(data / 1000)
         if key.endswith("_ms"):
             return f"{data:g} ms"
         return str(data)
     if isinstance(data, list):
         return ", ".join(value(item) for item in data) or "-"
     if isinstance(data, Mapping):
-        return " ".join(f"{printable(str(name))}={value(data[name])}" for name in data)
+        return " ".join(f"{printable(str(name))}={_word(data[name])}" for name in data) or "-"
     return printable(str(data))
 
 
+def _word(data: object) -> str:
+    """A value behind its key: text that could pass for another key and its value is quoted."""
+    text = value(data)
+    if isinstance(data, str) and any(char in text for char in ' ="'):
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return text
+
+
 def pairs(data: Mapping[str, object]) -> str:
-    """An object of an answer, a key a line; the objects in it are indented or numbered."""
+    """An object of an answer, a key a line; of an object in it the keys follow the name."""
     rows: list[tuple[str, str]] = []
 
     def add(prefix: str, data: Mapping[str, object]) -> None:
         for key, item in data.items():
-            if isinstance(item, Mapping):
+            if isinstance(item, Mapping) and item.keys() == {"count", "max"}:
+                rows.append((prefix + key, f"{value(item['count'])} of {value(item['max'])}"))
+            elif isinstance(item, Mapping):
                 add(f"{prefix}{key}.", item)
             elif isinstance(item, list) and any(isinstance(part, Mapping) for part in item):
                 rows.extend((f"{prefix}{key}", value(part)) for part in item)
@@ -125,10 +194,27 @@ def pairs(data: Mapping[str, object]) -> str:
     return table((), rows)
 
 
+def status(answer: Object) -> str:
+    """How the daemon is, in brief: it should fit a screen."""
+    shown = dict(answer)
+    shown["listeners"] = [
+        f"{row.get('name')} {_place(row.get('address'), row.get('port'))}"
+        + (" (closed)" if row.get("open") is False else "")
+        for row in objects(answer.get("listeners"))
+    ]
+    stats = answer.get("stats")
+    if isinstance(stats, dict):
+        shown["stats"] = {key: stats[key] for key in stats if key not in ("backends", "time")}
+        backends = stats.get("backends")
+        if isinstance(backends, dict):
+            total, healthy = value(backends.get("total")), value(backends.get("healthy"))
+            shown["backends"] = f"{healthy} of {total} are healthy"
+    return pairs(shown)
+
+
 def route(answer: Object) -> str:
     """What a request would meet: where it would go, or why not; then all routes with theirs."""
-    host, port = str(answer.get("host")), answer.get("port")
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = _place(answer.get("host"), answer.get("port"))
     told = f"{printable(where)} for {value(answer.get('client_ip'))}"
     if answer.get("allowed") is not True:
         lines = [f"{told} is refused: {value(answer.get('message'))}"]
@@ -153,6 +239,28 @@ def _state(backend: Object) -> str:
         value(backend.get(key)) for key in ("name", "type", "state", "reason")
     )
     return f"{name} ({kind}) is {state}: {reason}"
+
+
+def trial(answer: Object) -> str:
+    """How the test of a backend went."""
+    name, carrier, target = (value(answer.get(key)) for key in ("backend", "carrier", "target"))
+    over = f" over {carrier}" if carrier != name else ""
+    took = value(answer.get("latency_ms"), "latency_ms")
+    said = value(answer.get("message"))
+    if answer.get("ok") is True:
+        return f"{name} reaches {target}{over} in {took}. {said}"
+    reason = value(answer.get("reason"))
+    return f"{name} does not reach {target}{over}: {reason} after {took}. {said}"
+
+
+def endpoints(data: object) -> list[str]:
+    """Where a peer of a mesh can be reached."""
+    rows = objects(data)
+    return [f"{_place(row.get('address'), row.get('port'))} ({row.get('type')})" for row in rows]
+
+
+def _place(host: object, port: object) -> str:
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
 def change(answer: Object) -> str:
@@ -207,6 +315,8 @@ def _tell(kind: str, data: Object) -> str:
     if kind in ("config.reload", "config.saved"):
         restart = " (needs a restart)" if data.get("requires_restart") is True else ""
         return get("changed_sections") + restart
+    if kind.startswith("peer.") and "endpoints" in data:
+        return value({**data, "endpoints": endpoints(data["endpoints"])})
     if kind == "events.lost":
         lost = "nobody knows how many" if data.get("lost") is None else get("lost")
         return f"events were lost: {lost}"

@@ -21,11 +21,10 @@ from .fanout import STUCK, Fanout, Outbox, Seats, Watcher
 from .rest import Call, Refused
 
 if TYPE_CHECKING:
-    from websockets.frames import Frame, Opcode
+    from websockets.frames import Frame
     from websockets.server import ServerProtocol
 
     _frame: type[Frame]
-    _text: Opcode
 
 MESSAGE_LIMIT = 4096  # bytes; the only message that means something is `ping`
 CLOSING = 5.0  # seconds that a client has to answer a close frame
@@ -46,15 +45,24 @@ def load() -> None:
         version = ModuleType("websockets.version")
         vars(version).update(tag="", version="", commit="")
         sys.modules["websockets.version"] = version
-    global _frame, _text
-    from websockets.frames import Frame, Opcode
+    global _frame
+    from websockets.frames import Frame
 
-    _frame, _text = Frame, Opcode.TEXT
+    _frame = Frame
 
 
 def text_frame(payload: bytes) -> bytes:
-    """The frame of a text message; a server's frames carry no mask, so all clients share it."""
-    return _frame(_text, payload).serialize(mask=False)
+    """The frame of a text message, RFC 6455 section 5.2.
+
+    A server's frames carry no mask, so all clients share it. The library's `Frame` makes the
+    same in five times the time, and this is done for every event.
+    """
+    size = len(payload)
+    if size < 126:
+        return b"\x81%c%b" % (size, payload)
+    if size < 65536:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
 
 
 def upgrade(call: Call, seats: Seats) -> tuple[ServerProtocol, bytes]:

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -92,6 +92,9 @@ class FakeHouse:
         self.path: str | None = None
         self.store: Store | None = None
         self.revision = ""
+        self.rejected: Sequence[ConfigFault] = ()
+        self.loads = {True: 2, False: 1}
+        self.loaded = 1705312800.0
         self.reloads: list[bool] = []
         self.change = Change([], False, 0, 0, 0, 0)
         self.fault: Exception | None = None
@@ -157,6 +160,7 @@ class FakePlane:
         self.closed: list[tuple[int, Reason]] = []
         self.listeners = [FakeListener()]
         self.counters = (25, 5000, 104857600, 209715200)
+        self.by_protocol = {"HTTP": 4000, "CONNECT": 990, "SOCKS5": 10, "SOCKS4": 0}
         self.refused = 0
         self.dropped = 0
         self.failures: dict[str, int] = {}
@@ -358,8 +362,10 @@ def running(dispatcher: Dispatcher | None = None, **keys: Any) -> Iterator[Daemo
     With `path` it shows and edits the configuration in that file, without being run by it.
     """
     log, path = keys.pop("log", Settings().log), keys.pop("path", None)
+    mesh = keys.pop("mesh", Settings().mesh)
     control = ControlSettings(**({"listen": ("127.0.0.1:0",)} | keys))
-    daemon = Daemon(Settings(control=control, log=log), dispatcher or make_dispatcher(), path)
+    settings = Settings(control=control, log=log, mesh=mesh)
+    daemon = Daemon(settings, dispatcher or make_dispatcher(), path)
     try:
         yield daemon
     finally:

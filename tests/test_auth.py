@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 import pytest
 
@@ -14,13 +15,22 @@ from bifrost_lite.wire.http1 import parse_request
 
 TOKEN = "correct-horse"
 READ = "only-looking"
+JOIN = "may-i-come-in"
+PEER_TOKEN = "0123456789abcdef"
 PEER = Peer(bytes((192, 168, 1, 100)), bytes((192, 168, 1, 1)), "192.168.1.100")
 V6_PEER = Peer(bytes(15) + b"\1", socket.inet_pton(socket.AF_INET6, "fd00::1"), "::1")
 OWN = {socket.inet_pton(socket.AF_INET6, "2001:db8::1"), bytes((10, 0, 0, 1))}
 
 
-def guard(**settings: object) -> Guard:
-    return Guard(Control(**settings), OWN.__contains__, "Router")  # type: ignore[arg-type]
+def guard(join: str = "", **settings: object) -> Guard:
+    """A guard for whom the peer `laptop` of the network `home` has the token `PEER_TOKEN`."""
+    return Guard(
+        Control(**settings),  # type: ignore[arg-type]
+        OWN.__contains__,
+        "Router",
+        join,
+        lambda parts, token: (list(parts), token) == (["home", "laptop"], PEER_TOKEN.encode()),
+    )
 
 
 def call(
@@ -31,10 +41,12 @@ def call(
     return Call(parse_request(head), head)
 
 
-def status(refusing: Guard, asked: Call, public: bool = False, peer: Peer = PEER) -> int:
+def status(
+    refusing: Guard, asked: Call, public: bool = False, peer: Peer = PEER, keys: Sequence[str] = ()
+) -> int:
     """The status of the refusal, 200 for none."""
     try:
-        refusing.admit(asked, peer, public, 0.0)
+        refusing.admit(asked, peer, public, 0.0, keys)
     except Refused as refused:
         return refused.status
     return 200
@@ -297,7 +309,7 @@ def test_eleventh_wrong_token() -> None:
 
 
 def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each token offered is compared with both, whatever the others gave."""
+    """Each token offered is compared with all of ours, whatever the others gave."""
     compared: list[tuple[bytes, bytes]] = []
     real = auth._compare_digest
 
@@ -306,12 +318,99 @@ def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -
         return real(left, right)
 
     monkeypatch.setattr(auth, "_compare_digest", compare)
-    secured = guard(token=TOKEN, read_token=READ)
-    for token in (TOKEN, READ, "wrong"):
+    secured = guard(JOIN, token=TOKEN, read_token=READ)
+    for token in (TOKEN, READ, JOIN, "wrong"):
         compared.clear()
         status(secured, call(f"Authorization: {token}"))
-        assert compared.count((token.encode(), TOKEN.encode())) == 1
-        assert compared.count((token.encode(), READ.encode())) == 1
+        for own in (TOKEN, READ, JOIN):
+            assert compared.count((token.encode(), own.encode())) == 1
+
+
+# Tokens of meshes.
+
+
+def asks(token: str, *parts: str, method: str = "POST", target: str = "/x") -> Call:
+    """A call with that token, whose path had those parts."""
+    asked = call(f"Authorization: Bearer {token}", method=method, target=target)
+    asked.parts = list(parts)
+    return asked
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "DELETE"])
+def test_join_token_opens_what_it_is_for_and_nothing_else(method: str) -> None:
+    secured = guard(JOIN, token=TOKEN, read_token=READ)
+    asked = asks(JOIN, method=method)
+    assert status(secured, asked, keys=("join",)) == 200
+    assert asked.key == "join"
+    with pytest.raises(Refused) as caught:
+        secured.admit(asks(JOIN, method=method), PEER, False, 0.0)
+    assert (caught.value.status, caught.value.word) == (403, "join_only")
+    assert status(secured, asks(JOIN, "home", "laptop", method=method), keys=("peer",)) == 403
+
+
+@pytest.mark.parametrize("method", ["PATCH", "POST", "DELETE"])
+def test_peer_token_opens_its_own_peer_alone(method: str) -> None:
+    secured = guard(JOIN, token=TOKEN)
+    asked = asks(PEER_TOKEN, "home", "laptop", method=method)
+    assert status(secured, asked, keys=("peer",)) == 200
+    assert asked.key == "peer"
+    for parts in (("home", "phone"), ("other", "laptop")):
+        assert status(secured, asks(PEER_TOKEN, *parts, method=method), keys=("peer",)) == 401
+    assert status(secured, asks(PEER_TOKEN, "home", method=method), keys=("join",)) == 401
+    assert status(secured, asks(PEER_TOKEN, "home", "laptop", method=method)) == 401
+
+
+def test_read_token_opens_no_calls_of_peers_but_does_not_hinder() -> None:
+    secured = guard(JOIN, token=TOKEN, read_token=READ)
+    for keys, token in ((("join",), JOIN), (("peer",), PEER_TOKEN)):
+        asked = asks(READ, "home", "laptop")
+        assert status(secured, asked, keys=keys) == 403
+        asked = asks(READ, "home", "laptop", target=f"/x?token={token}")
+        assert status(secured, asked, keys=keys) == 200
+        assert asked.key == keys[0]
+    assert status(secured, asks(READ, method="GET"), keys=("join",)) == 200
+
+
+def test_the_own_token_needs_no_other() -> None:
+    """Handlers know by `key` whom they serve, so it must not be set for who may do all."""
+    secured = guard(JOIN, token=TOKEN, read_token=READ)
+    for keys, token in ((("join",), JOIN), (("peer",), PEER_TOKEN)):
+        asked = asks(TOKEN, "home", "laptop", target=f"/x?token={token}")
+        assert status(secured, asked, keys=keys) == 200
+        assert asked.key == ""
+    asked = asks(JOIN, "home", "laptop")
+    assert status(guard(), asked, keys=("join", "peer")) == 200  # no token: all may do all
+    assert asked.key == ""
+
+
+def test_no_join_token_is_no_empty_token() -> None:
+    secured = guard(token=TOKEN)
+    assert status(secured, call("Authorization: Bearer "), keys=("join", "peer")) == 401
+    assert status(secured, call(target="/?token="), keys=("join", "peer")) == 401
+
+
+def test_wrong_tokens_at_mesh_calls_are_counted() -> None:
+    secured = guard(JOIN, token=TOKEN)
+
+    def knock(token: str, keys: Sequence[str]) -> int:
+        return status(secured, asks(token, "home", "laptop"), keys=keys)
+
+    assert [knock("wrong", ("peer",)) for _ in range(5)] == [401] * 5
+    assert [knock("wrong", ("join",)) for _ in range(7)] == [401] * 5 + [429] * 2
+    assert knock(PEER_TOKEN, ("peer",)) == 200  # right ones are always served
+    assert knock(JOIN, ("join",)) == 200
+    assert knock(JOIN, ()) == 403  # a right one that opens something else is no guess
+    assert knock(PEER_TOKEN, ()) == 429
+
+
+def test_local_pages_with_a_mesh_token() -> None:
+    secured = guard(JOIN, token=TOKEN)
+    asked = call("Origin: http://localhost:3000", target=f"/x?token={JOIN}")
+    assert status(secured, asked, keys=("join",)) == 200
+    asked = call("Origin: http://localhost:3000", target=f"/x?token={PEER_TOKEN}")
+    asked.parts = ["home", "laptop"]
+    assert status(secured, asked, keys=("peer",)) == 200
+    assert status(secured, asked) == 403
 
 
 def test_order_of_refusals() -> None:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from bench import build, goals, imports, lookups, machine, report, targets
-from bench.cases import Case, Job, Sample, plan
+from bench.cases import STEADY, Case, Job, Sample, plan
 from bench.goals import Figures, Goal, verdict
 from bench.measure import Bench
 from bench.targets import Target
@@ -68,6 +68,12 @@ class TestMeasuring:
         assert values["connections"] > 0
         assert "cpu_per" not in values
 
+    def test_pace(self, bench: Bench) -> None:
+        straight = Target("straight", ("tcp",), None)
+        values = measure(bench, Case("steady", "tcp", 4), straight)
+        # One more may begin at the very start.
+        assert 0 < values["connections"] <= STEADY * bench.seconds + 1
+
     def test_bifrost(self, bench: Bench) -> None:
         us = targets.bifrost("us", ROOT, sys.executable, PACKAGES)
         for protocol in us.protocols:
@@ -80,6 +86,12 @@ class TestMeasuring:
         us = targets.watched(targets.bifrost("us", ROOT, sys.executable, PACKAGES))
         values = measure(bench, Case("rate", "socks5", 4), us)
         assert values["watch_new"] >= values["connections"] > 0
+        assert values["lost"] == values["closed"] == 0
+
+    def test_all_seats_see_each_connection(self, bench: Bench) -> None:
+        us = targets.crowded(targets.bifrost("us", ROOT, sys.executable, PACKAGES))
+        values = measure(bench, Case("steady", "get", 4), us)
+        assert min(values["watch_new"], values["watch_entries"]) >= values["connections"] > 0
         assert values["lost"] == values["closed"] == 0
 
     def test_a_proxy_that_does_not_start_is_a_failed_sample(self, bench: Bench) -> None:
@@ -102,34 +114,48 @@ def event(kind: str, seq: int, **data: object) -> bytes:
     return text_frame(json.dumps(value, separators=(",", ":")))
 
 
+def entry(seq: int, **fields: object) -> bytes:
+    value = {"timestamp": "2024-01-15T10:00:00Z", "level": "info", "message": "", "fields": fields}
+    return b"id: 0123abcd-%d\ndata: %b\n\n" % (
+        seq, json.dumps(value, separators=(",", ":")).encode(),
+    )  # fmt: skip
+
+
 class TestWatcher:
     """`lg watch` against a server that does what it is told."""
 
-    def watch(self, programs: Path, payload: bytes, step: int) -> dict[str, int]:
+    def watch(self, programs: Path, payload: bytes, step: int, log: bytes = b"") -> dict[str, int]:
         with socket.create_server(("127.0.0.1", 0)) as server:
             server.settimeout(10)
             port = server.getsockname()[1]
             lg = subprocess.Popen(
-                [programs / "lg", "watch", str(port), "1", "20"],
+                [programs / "lg", "watch", str(port), "1", "20", str(len(log[:1]))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            client, _ = server.accept()
-            with client:
-                client.settimeout(10)
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                assert b"Upgrade: websocket" in client.recv(4096)
-                stream = b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + payload
-                for start in range(0, len(stream), step):
-                    client.sendall(stream[start : start + step])
+            self.serve(server, b"Upgrade: websocket", b"101 Switching Protocols", payload, step)
+            if log:
+                self.serve(server, b"GET /api/v1/logs/stream", b"200 OK", log, step)
             with lg:
                 assert lg.stdout is not None
                 ready, answer = lg.stdout.read().splitlines()
         assert ready == "READY"
         values: dict[str, int] = json.loads(answer)
-        assert values["closed"] == 1
+        assert values["closed"] == 1 + bool(log)
         return values
+
+    def serve(
+        self, server: socket.socket, wanted: bytes, status: bytes, payload: bytes, step: int
+    ) -> None:
+        client, _ = server.accept()
+        with client:
+            client.settimeout(10)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            assert wanted in client.recv(4096)
+            stream = b"HTTP/1.1 " + status + b"\r\n\r\n" + payload
+            for start in range(0, len(stream), step):
+                client.sendall(stream[start : start + step])
 
     @pytest.mark.parametrize("step", [1, 100_000])
     def test_counts(self, programs: Path, step: int) -> None:
@@ -152,6 +178,20 @@ class TestWatcher:
     def test_told_losses(self, programs: Path) -> None:
         frames = [event("events.lost", 7, lost=3), event("events.lost", 7, lost=None)]
         assert self.watch(programs, b"".join(frames), 1000)["lost"] == 4
+
+    @pytest.mark.parametrize("step", [1, 100_000])
+    def test_the_log(self, programs: Path, step: int) -> None:
+        blocks = [
+            b'data: {"type":"connected"}\nretry: 2000\n\n',
+            entry(7, source="test", message='"lost":9'),
+            b": still here\n\n",
+            entry(8, url="a:1"),
+            entry(11, lost=3),
+            entry(12, url="a:1"),
+        ]
+        values = self.watch(programs, event("connection.new", 7), step, b"".join(blocks))
+        assert (values["new"], values["entries"], values["lost"]) == (1, 4, 3)
+        assert values["gaps"] == 2  # from 8 to 11
 
 
 class TestFigures:
@@ -194,9 +234,22 @@ class TestFigures:
     def test_frames_lost_are_summed(self) -> None:
         values = {"lost": 2.0, "closed": 1.0}
         samples = [Sample(self.case, "us+5w", number, values) for number in (0, 1)]
+        crowd = Case("steady", "get", 32)
+        samples.append(Sample(crowd, "us+10w10l", 0, values))
         (goal,) = (g for g in goals.GOALS if g.figure == "frames lost by watchers")
-        assert goal.measure(Figures(samples), "us", "") == 6
+        assert goal.measure(Figures(samples), "us", "") == 9
         assert goal.measure(Figures([]), "us", "") is None
+
+    def test_watching_is_judged_by_cpu(self) -> None:
+        case = Case("steady", "get", 32)
+        samples = [
+            Sample(case, target, 0, {"cpu_per": value})
+            for target, value in (("us", 200.0), ("us+10w10l", 260.0))
+        ]
+        name = "CPU/conn, get, 10+10 watchers at 2000/s"
+        (goal,) = (g for g in goals.GOALS if g.figure == name)
+        assert goal.measure(Figures(samples), "us", "none") == 1.3
+        assert goal.least == 1.4
 
 
 def higher(least: float | None, aim: float | None) -> Goal:
@@ -230,10 +283,11 @@ def test_verdict(goal: Goal, value: float | None, expected: str) -> None:
 class TestPlan:
     us = Target("us", ("socks5", "connect", "get"), targets._microsocks, ours=True)
     watched = targets.watched(us)
+    crowded = targets.crowded(us)
     straight = Target("straight", ("tcp",), None)
 
     def cases(self, target: Target, *kinds: str, quick: bool = False) -> set[Case]:
-        everybody = [self.us, self.watched, self.straight]
+        everybody = [self.us, self.watched, self.crowded, self.straight]
         jobs = itertools.chain.from_iterable(plan(everybody, kinds, quick))
         return {job.case for job in jobs if job.target == target}
 
@@ -242,14 +296,20 @@ class TestPlan:
         assert Case("bulk", "socks5", 64, "up") in cases
         assert Case("paced", "socks5", 8, "up") in cases
         assert Case("rate", "get", 1) in cases
-        assert len(cases) == 6 + 2 + 6
+        assert len(cases) == 6 + 2 + 6 + 2
 
     def test_watchers_at_high_concurrency(self) -> None:
         expected = {Case("rate", "socks5", 32), Case("rate", "get", 32)}
         assert self.cases(self.watched, "bulk", "rate", "watch") == expected
 
+    def test_all_seats_at_a_steady_pace(self) -> None:
+        expected = {Case("steady", "socks5", 32), Case("steady", "get", 32)}
+        assert self.cases(self.crowded, "bulk", "rate", "watch") == expected
+        assert self.cases(self.crowded, "bulk", "rate") == set()
+
     def test_watchers_alone_come_with_what_they_are_compared_to(self) -> None:
-        assert self.cases(self.us, "watch") == self.cases(self.watched, "watch")
+        compared = self.cases(self.watched, "watch") | self.cases(self.crowded, "watch")
+        assert self.cases(self.us, "watch") == compared
         assert self.cases(self.straight, "watch") == set()
 
     def test_no_proxy_has_no_pace(self) -> None:
@@ -268,6 +328,7 @@ class TestReport:
         return [
             Sample(case, "us", 0, {"cps": 13000, "p50": 9, "p99": 20}),
             Sample(case, "microsocks", 0, {"cps": 10000, "p50": 9, "p99": 20}),
+            Sample(Case("steady", "get", 32), "us", 0, {"cps": 1999}),
             Sample(Case("mem", "socks5"), "us", 0, {"rss_0": 16 * 1024, "pss_tunnel": 1.1}),
             Sample(Case("start"), "us", 0, failed="us does not listen on 9232: bang"),
         ]
@@ -276,6 +337,7 @@ class TestReport:
         everybody = [TestPlan.us, Target("microsocks", ("socks5",), None)]
         text = report.text(self.samples(), everybody, ["us"])
         assert " 13000 |" in text
+        assert " 1999 |" in text
         assert "failed: us, start: us does not listen on 9232: bang" in text
         assert "Bulk" not in text
         rows = [line for line in text.splitlines() if "SOCKS5 conn/s, c=32" in line]

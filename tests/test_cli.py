@@ -69,8 +69,15 @@ def test_no_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["status", "--url"], "--url needs a value: URL"),
         (["status", "--json=1"], "--json takes no value"),
         (["status", "--json", "--json"], "--json is given twice"),
-        (["close"], "close takes ID"),
-        (["close", "1", "2"], "close takes ID"),
+        (["close"], "close takes ID, or --client IP"),
+        (["close", "1", "--client", "::1"], "close takes ID, or --client IP"),
+        (["close", "1", "2"], "close takes [ID]"),
+        (["connections", "--client", "::1", "--by-client"], "exclude each other"),
+        (["requests", "--limit", "0"], "--limit takes a number from 1 to 10000"),
+        (["requests", "--limit", "1", "--clear"], "exclude each other"),
+        (["test"], "test takes BACKEND [TARGET]"),
+        (["mesh", "a", "b"], "mesh takes [NETWORK]"),
+        (["mesh", "--follow"], "--follow needs NETWORK"),
         (["check"], "check takes FILE"),
         (["run", "-p", "x"], "--port takes a number from 0 to 65535, got 'x'"),
         (["run", "-p65536"], "--port takes a number from 0 to 65535, got '65536'"),
@@ -312,6 +319,19 @@ def test_passwd_hashes_what_comes_by_a_pipe() -> None:
 
 
 # The process
+
+
+@pytest.mark.parametrize("words", [["run", "-p", "0"], ["status"], ["version"]])
+def test_a_key_before_the_end(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(argv: list[str]) -> int:
+        assert argv == words
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", interrupted)
+    assert cli.main(words) == 130
+    assert capsys.readouterr() == ("", "\n")
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

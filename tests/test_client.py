@@ -216,6 +216,79 @@ def test_connections_and_close(reach: RealDaemon, capsys: Capture) -> None:
     assert cli.main(["close", "--json", "x"]) == 1
 
 
+def test_connections_of_a_client(reach: RealDaemon, capsys: Capture) -> None:
+    with tunnel(reach) as (sock, target):
+        for client, count in (("127.0.0.1", 1), ("192.0.2.1", 0)):
+            assert cli.main(["connections", "--client", client]) == 0
+            assert len(capsys.readouterr().out.splitlines()) == 1 + count
+        assert cli.main(["connections", "--by-client"]) == 0
+        assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["127.0.0.1", "1"]
+        assert cli.main(["connections", "--client", "lan"]) == 1
+        assert "IPv4 or IPv6" in capsys.readouterr().err
+        assert cli.main(["close", "--client", "192.0.2.1"]) == 0
+        assert cli.main(["close", "--client", "127.0.0.1"]) == 0
+        assert capsys.readouterr().out == (
+            "closed connections of 192.0.2.1: 0\nclosed connections of 127.0.0.1: 1\n"
+        )
+        sock.settimeout(20)
+        with suppress(ConnectionResetError):
+            assert sock.recv(1) == b""
+    wait_for_requests(reach, 1)
+    assert cli.main(["requests", "--limit", "1"]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert row.split()[1:5] == ["127.0.0.1", "CONNECT", target, "200"]
+    assert row.endswith("closed_by_operator")
+    assert cli.main(["requests", "--clear", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cleared"] > 0
+    assert cli.main(["requests", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["requests"] == []
+
+
+def wait_for_requests(daemon: RealDaemon, count: int) -> None:
+    asking = Daemon(daemon.url(""), "a-long-secret")
+    daemon.wait_until(
+        lambda: len(json.loads(asking.call("GET", "/requests"))["requests"]) >= count, "recorded"
+    )
+
+
+def test_a_test_of_a_backend(reach: RealDaemon, capsys: Capture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as origin:
+        target = f"127.0.0.1:{origin.getsockname()[1]}"
+        assert cli.main(["test", "direct", target]) == 0
+        assert capsys.readouterr().out.startswith(f"direct reaches {target} in ")
+    assert cli.main(["test", "direct", target]) == 1
+    assert f"direct does not reach {target}: connect_refused after " in capsys.readouterr().out
+    assert cli.main(["test", "--json", "direct", target]) == 1
+    assert json.loads(capsys.readouterr().out)["reason"] == "connect_refused"
+    for words in (["direct"], ["none", target], ["direct", "a b"]):
+        assert cli.main(["test", *words]) == 1
+        out, err = capsys.readouterr()
+        assert not out
+        assert err.startswith("bifrost-lite: ")
+
+
+def test_mesh(reach: RealDaemon, capsys: Capture) -> None:
+    asking = Daemon(reach.url(""), "a-long-secret")
+    networks = "/mesh/networks"
+    asking.call("POST", networks, body={"id": "home", "name": "x", "cidr": "10.9.0.0/24"})
+    with Program([*PROGRAM, "mesh", "home", "--follow"], environment()) as program:
+        wait_for_clients(reach, 1)
+        peer = {"id": "p1", "name": "x ip=y", "public_key": "A" * 43 + "="}
+        asking.call("POST", f"{networks}/home/peers", body={"peer": peer})
+        program.output.expect(r'peer\.joined +peer_id=p1 name="x ip=y" virtual_ip=10\.9\.0\.2')
+        assert cli.main(["mesh"]) == 0
+        assert capsys.readouterr().out.splitlines()[1].split()[:4] == [
+            "home", "x", "10.9.0.0/24", "1",
+        ]  # fmt: skip
+        assert cli.main(["mesh", "home"]) == 0
+        assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["p1", "x", "ip=y", "10.9.0.2"]
+        asking.call("DELETE", f"{networks}/home")
+        assert program.wait() == 1
+        assert program.output.matching("^bifrost-lite: the daemon ended the stream: 1001 ")
+    assert cli.main(["mesh", "home"]) == 1
+    assert "no network" in capsys.readouterr().err
+
+
 def test_events(reach: RealDaemon) -> None:
     env = environment()
     with (
@@ -258,7 +331,8 @@ def test_logs(reach: RealDaemon, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["status", "connections", "backends", "reload", "events", "logs"]
+    "command",
+    ["status", "connections", "requests", "backends", "mesh", "reload", "events", "logs"],
 )
 def test_wrong_tokens(
     command: str, reach: RealDaemon, monkeypatch: pytest.MonkeyPatch, capsys: Capture
@@ -294,6 +368,17 @@ def test_a_reader_that_leaves_ends_the_stream(reach: RealDaemon) -> None:
     with Program(["bash", "-o", "pipefail", "-c", command], environment()) as program:
         assert program.wait() == 0
         assert program.output.text == ""
+
+
+@pytest.mark.parametrize("command", ["logs --tail 1", "events", "events --types events.lost"])
+def test_a_reader_that_leaves_ends_it_before_more_is_told(
+    command: str, reach: RealDaemon
+) -> None:
+    reader = "true" if "--types" in command else "head -n 1"
+    line = f"{' '.join(PROGRAM)} {command} | {reader}"
+    with Program(["bash", "-o", "pipefail", "-c", line], environment()) as program:
+        assert program.wait() == 0
+        assert len(program.output.text.splitlines()) == (reader != "true")
 
 
 # Against others

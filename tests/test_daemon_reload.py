@@ -322,7 +322,7 @@ BROKEN: dict[str, dict[str, Section]] = {
         "frobnicate": {"x": 1},
     },
     "open": {"listen": [{"name": "all", "address": "0.0.0.0", "port": 0}], "access": {"allow": []}},
-    "unbuilt": {"pac": {"enabled": True}},
+    "unbuilt": {"control": {"ubus": "on"}},
 }
 
 

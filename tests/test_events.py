@@ -11,16 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bifrost_lite.events import (
+    MESH_TYPES,
     TYPES,
     ConfigFault,
     ConfigRejected,
     ConnectionFailed,
+    Endpoint,
     Event,
     EventsLost,
     rfc3339,
 )
 
-GOLDEN = {path.stem: path for path in (Path(__file__).parent / "data" / "events").iterdir()}
+DATA = Path(__file__).parent / "data" / "events"
+GOLDEN = {path.stem: path for path in DATA.rglob("*.json")}
+ALL = TYPES | MESH_TYPES
 TEN = 1705312800  # 2024-01-15T10:00:00Z
 
 
@@ -47,17 +51,18 @@ def test_rfc3339_remembers_no_other_second() -> None:
 
 
 def test_every_type_has_its_golden_text() -> None:
-    assert set(GOLDEN) == set(TYPES)
+    assert set(GOLDEN) == set(ALL)
+    assert {path.stem for path in DATA.glob("mesh/*.json")} == set(MESH_TYPES)
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", ALL)
 def test_golden(kind: str) -> None:
     text = GOLDEN[kind].read_bytes().rstrip(b"\n")
     told = json.loads(text)
-    data = msgspec.convert(told["data"], TYPES[kind])
+    data = msgspec.convert(told["data"], ALL[kind])
     assert Event(kind, TEN + 0.25, data, 42).encode() == text
     assert list(told) == ["type", "timestamp", "data", "seq"]
-    assert list(told["data"]) == list(TYPES[kind].__struct_fields__)
+    assert list(told["data"]) == list(ALL[kind].__struct_fields__)
 
 
 # The keys of the user's own document, which stand first; ours are extra ones behind them.
@@ -70,13 +75,20 @@ DOCUMENTED = {
     "stats.update": [
         "active_connections", "total_connections", "bytes_sent", "bytes_received",
     ],
+    "peer.joined": ["peer_id", "name", "virtual_ip"],
+    "peer.left": ["peer_id", "name"],
+    "peer.updated": ["peer_id", "endpoints"],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", DOCUMENTED)
 def test_documented_keys_come_first(kind: str) -> None:
     keys = DOCUMENTED[kind]
-    assert list(TYPES[kind].__struct_fields__)[: len(keys)] == keys
+    assert list(ALL[kind].__struct_fields__)[: len(keys)] == keys
+
+
+def test_documented_keys_of_endpoints_come_first() -> None:
+    assert Endpoint.__struct_fields__[:3] == ("address", "port", "type")
 
 
 def test_lost_may_be_a_number_or_unknown() -> None:
@@ -86,7 +98,7 @@ def test_lost_may_be_a_number_or_unknown() -> None:
 
 def test_data_is_no_work_for_the_collector() -> None:
     """Events live in a ring by the hundred."""
-    for data in {Event, *TYPES.values()}:
+    for data in {Event, Endpoint, *ALL.values()}:
         assert data.__struct_config__.gc is False
 
 

@@ -220,6 +220,20 @@ class Listener(Watcher[int]):
         pass
 
 
+def test_little_waits_in_the_kernel(loop: Loop) -> None:
+    """Of its own it takes 4 MB on loopback for a peer that does not read."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    with theirs, ours:
+        ours.setblocking(False)
+        Watcher[int](loop, ours, Fanout(loop, encode), Seats(1), None)
+        taken = 0
+        with pytest.raises(BlockingIOError):
+            while taken < 1 << 20:
+                taken += ours.send(b"." * 5000)
+
+
 def encode(item: int) -> bytes:
     return b"%d," % item
 

@@ -21,9 +21,9 @@ FLOORS = {
         mesh mesh.*""",
     "plane": """dispatch way relay resolve query system dial connection session linger tunnel exchange forward plane listener
         users udp flow netlink links wireguard backends backends.*""",
-    "control": """control accept hub fanout websocket sse http rest api api.* health check
+    "control": """control accept hub fanout coordinator mesh_file websocket sse http rest api api.* health check
         auth""",
-    "house": "daemon build reload judge store load log cli options commands client show password openwrt openwrt.* __main__",
+    "house": "daemon build reload judge store load log cli options commands client show password openwrt openwrt.* __main__ config.uci.__main__",
 }
 # What the two lowest floors have no use for: sockets, loops, clocks, files.
 IMPURE = re.compile(r"asyncio|selectors|select|threading|subprocess|signal|pathlib|io|shutil")
@@ -37,7 +37,7 @@ MODULES = [name for name in FILES if name != "__init__"]
 
 
 def floor_of(module: str) -> int | None:
-    for number, names in enumerate(FLOORS.values()):
+    for number, names in reversed([*enumerate(FLOORS.values())]):
         for pattern in names.split():
             if module == pattern or (pattern.endswith(".*") and module.startswith(pattern[:-1])):
                 return number

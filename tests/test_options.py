@@ -72,6 +72,16 @@ def test_refused(line: str, told: str) -> None:
     assert told in str(caught.value)
 
 
+def test_words_in_brackets_may_be_left_out() -> None:
+    command = COMMAND._replace(words=("LEAF", "[CUP]"))
+    assert parse(command, ["a"]) == Args({}, ["a"])
+    assert parse(command, ["a", "b"]) == Args({}, ["a", "b"])
+    for words in ([], ["a", "b", "c"]):
+        with pytest.raises(UsageError, match=r"brew takes LEAF \[CUP\]; see"):
+            parse(command, words)
+    assert page(command).startswith("usage: bifrost-lite brew LEAF [CUP] [OPTION...]\n")
+
+
 @given(st.lists(st.text(max_size=12), max_size=6))
 def test_any_words_are_taken_or_refused(words: list[str]) -> None:
     try:

@@ -18,7 +18,7 @@ from bifrost_lite.judge import Judge
 from bifrost_lite.plane import Carried
 from bifrost_lite.session import Session
 from tests.daemon_kit import free_port
-from tests.e2e.daemon import Section, Value
+from tests.e2e.daemon import DEFAULTS, Section, Value
 from tests.house_kit import House
 from tests.plane_kit import Origin, get, refusal
 
@@ -101,6 +101,7 @@ def test_faults_change_nothing_and_are_told(
         assert house.daemon.plane.policy is policy
         told = [ConfigFault(f.section, f.field, f.message) for f in caught.value.faults]
         assert house.told("config.rejected") == [ConfigRejected(told)]
+        assert reloader.rejected == told
         assert house.logged[-faults:] == [
             f"configuration rejected: {fault}" for fault in caught.value.faults
         ]
@@ -118,6 +119,9 @@ def test_an_address_that_cannot_be_had_changes_nothing(path: Path) -> None:
         (rejected,) = house.told("config.rejected")
         assert isinstance(rejected, ConfigRejected)
         assert [(fault.section, fault.field) for fault in rejected.errors] == [("listen", "")]
+        assert house.daemon.reloader.rejected == rejected.errors
+        house.reload(listen=DEFAULTS["listen"])
+        assert house.daemon.reloader.rejected == []
 
 
 def test_one_after_another(path: Path) -> None:

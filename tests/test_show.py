@@ -81,6 +81,60 @@ def test_table_aligns_and_escapes() -> None:
     assert show.table(("ID",), []) == "ID"
 
 
+NAMES = ("ID", "HOST", "ROUTE", "SENT")
+ROW = ("7", "a-host-of-thirty-characters.io", "a route of twenty-three", "100 B")
+
+
+@pytest.mark.parametrize(
+    ("width", "row"),
+    [
+        (0, " 7  a-host-of-thirty-characters.io  a route of twenty-three  100 B"),
+        (66, " 7  a-host-of-thirty-characters.io  a route of twenty-three  100 B"),
+        (65, " 7  a-host-of-thir..characters.io  a route of twenty-three  100 B"),
+        (53, " 7  a-host-of..acters.io  a route of twenty-..  100 B"),
+        (52, " 7  a-host-of-thirty-characters.io  100 B"),
+        (31, " 7  a-host-of..acters.io  100 B"),
+        (9, " 7  a-host-of..acters.io  100 B"),
+    ],
+)
+def test_a_table_fits_its_terminal(width: int, row: str) -> None:
+    head, shown = show.table(NAMES, [ROW], {0, 3}, [2], width).splitlines()
+    assert shown == row
+    assert head.split() == [*NAMES] if width > 52 or not width else ["ID", "HOST", "SENT"]
+
+
+@given(st.lists(st.tuples(*[st.text(max_size=60)] * 4), max_size=5), st.integers(1, 300))
+def test_nothing_is_cut_without_need(rows: list[tuple[str, ...]], width: int) -> None:
+    whole = show.table(NAMES, rows, {0})
+    fitted = show.table(NAMES, rows, {0}, [2, 1], width)
+    assert fitted.count("\n") == len(rows)
+    columns = zip(NAMES, *rows, strict=True)
+    across = sum(max(len(show.printable(cell)) for cell in column) for column in columns) + 6
+    assert (fitted == whole) == (across <= width)
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [
+        ("accounts.example.evil.example", 20, "accounts...l.example"), ("short", 5, "short"),
+        ("a sentence is cut at its end", 12, "a sentence.."), ("abc", 2, ".."), ("", 2, ""),
+    ],
+)  # fmt: skip
+def test_cut(text: str, width: int, shown: str) -> None:
+    assert show.cut(text, width) == shown
+
+
+def test_listing() -> None:
+    rows = [{"id": 7, "host": "a\x1b", "bytes_sent": 2048}, "no object", {"id": None}]
+    columns = {"ID": "id", "HOST": "host", "SENT": "bytes_sent"}
+    assert show.listing(rows, columns).splitlines() == [
+        "ID  HOST      SENT", " 7  a\\x1b  2.0 KiB", " -  -            -",
+    ]  # fmt: skip
+    assert show.listing([{"id": "x"}], {"ID": "id"}) == "ID\nx"
+    assert show.listing(None, columns) == "ID  HOST  SENT"
+    assert show.listing(rows, columns, "HOST", 10).startswith("ID     SENT\n")
+
+
 @pytest.mark.parametrize(
     ("data", "key", "text"),
     [
@@ -99,8 +153,7 @@ def test_pairs_flatten_objects_and_list_rows() -> None:
     )
     assert [line.split() for line in text.splitlines()] == [
         ["status", "running"],
-        ["clients.count", "1"],
-        ["clients.max", "10"],
+        ["clients", "1", "of", "10"],
         ["listeners", "port=1"],
         ["listeners", "port=1"],
     ]
@@ -151,6 +204,13 @@ CONNECTION = {
         ("events.lost", {"lost": 12}, "events were lost: 12"),
         ("events.lost", {"lost": None}, "events were lost: nobody knows how many"),
         ("peer.joined", {"name": "a\u202eb"}, "name=a\\u202eb"),
+        ("peer.left", {"name": 'a" virtual_ip=b\\'}, r'name="a\" virtual_ip=b\\"'),
+        (
+            "peer.updated",
+            {"peer_id": "a", "endpoints": [{"address": "::1", "port": 5, "type": "lan"}]},
+            "peer_id=a endpoints=[::1]:5 (lan)",
+        ),
+        ("peer.updated", {"metadata": {}, "endpoints": []}, "metadata=- endpoints=-"),
         ("odd", ["x"], "x"),
         ("connection.close", {}, "#- - - via - for -: - after -, sent -, received -"),
     ],
@@ -250,6 +310,62 @@ def test_a_reload(answer: show.Object, lines: list[str]) -> None:
     assert show.change(answer).splitlines() == lines
 
 
+TRIAL: show.Object = {
+    "ok": True, "backend": "best", "carrier": "wg", "target": "a.example:443", "latency_ms": 12.5,
+    "reason": "", "message": "The connection stood.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("differs", "told"),
+    [
+        ({}, "best reaches a.example:443 over wg in 12.5 ms. The connection stood."),
+        ({"carrier": "best"}, "best reaches a.example:443 in 12.5 ms. The connection stood."),
+        ({"ok": False, "reason": "dns_failed", "message": "No.\x1b"},
+         r"best does not reach a.example:443 over wg: dns_failed after 12.5 ms. No.\x1b"),
+    ],
+)  # fmt: skip
+def test_a_trial(differs: show.Object, told: str) -> None:
+    assert show.trial(TRIAL | differs) == told
+
+
+def test_endpoints() -> None:
+    data = [
+        {"address": "192.0.2.1", "port": 51820, "type": "lan"}, 7,
+        {"address": "2001:db8::1", "port": 1, "type": "\x1b"}, {},
+    ]  # fmt: skip
+    assert show.endpoints(data) == [
+        "192.0.2.1:51820 (lan)", "[2001:db8::1]:1 (\x1b)", "None:None (None)",
+    ]  # fmt: skip
+    assert show.endpoints([]) == show.endpoints(None) == []
+
+
+def test_status() -> None:
+    text = show.status(
+        {
+            "status": "running", "backends": 3,
+            "listeners": [
+                {"name": "lan", "address": "::1", "port": 7080, "open": True},
+                {"name": "b\x1b", "address": "192.0.2.1", "port": 1, "open": False},
+            ],
+            "stats": {"bytes_sent": 5, "backends": {"total": 3, "healthy": 2}, "time": "T"},
+        }
+    )  # fmt: skip
+    assert text.splitlines() == [
+        "status            running",
+        "backends          2 of 3 are healthy",
+        r"listeners         lan [::1]:7080, b\x1b 192.0.2.1:1 (closed)",
+        "stats.bytes_sent  5 B",
+    ]
+
+
+@pytest.mark.parametrize("answer", [{}, {"listeners": 7, "stats": None}, {"stats": {"backends": 1}}])
+def test_a_strange_status(answer: show.Object) -> None:
+    assert "listeners" in show.status(answer)
+
+
 def test_milliseconds() -> None:
+    assert show.value(999, "duration_ms") == "999 ms"
+    assert show.value(61000, "duration_ms") == "1 m 01 s"
     assert show.value(12.5, "latency_ms") == "12.5 ms"
     assert show.value(3.0, "latency_ms") == "3 ms"

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from bifrost_lite import fanout, websocket
-from bifrost_lite.websocket import load, text_frame
+from bifrost_lite.websocket import text_frame
 from tests.control_fixtures import Answer, Daemon, read_until, running
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -459,7 +459,6 @@ assert not any(name.startswith(("websockets.asyncio", "websockets.legacy")) for 
 
 
 def test_frames_of_all_lengths() -> None:
-    load()
     for length in (0, 1, 125, 126, 127, 65535, 65536):
         assert text_frame(b"x" * length) == frame(TEXT, b"x" * length, mask=False)
 

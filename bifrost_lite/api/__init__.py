@@ -4,9 +4,11 @@ kind."""
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .. import __version__
 from ..auth import Guard
@@ -15,10 +17,13 @@ from ..config.values import endpoint
 from ..http import Server
 from ..hub import Hub
 from ..records import Finished
-from ..rest import Call, Handler, Response, Route, Router, Takeover
+from ..rest import Call, Handler, Refused, Response, Route, Router, Takeover
 from ..ring import Ring
 from ..sse import Logs
 from .context import Context, House, Plane
+
+if TYPE_CHECKING:
+    from ..coordinator import Coordinator
 
 
 def _from(module: str, name: str) -> Handler[Context]:
@@ -32,10 +37,17 @@ def _from(module: str, name: str) -> Handler[Context]:
 
 
 _V1 = "/api/v1"
+_NETWORKS = f"{_V1}/mesh/networks"
 _CONFIG = 1024 * 1024  # bytes of a configuration in a body
+_JOIN, _PEER = ("join",), ("peer",)
 
 ROUTES = (
-    Route("GET", "/", _from("events", "index"), public=True),
+    Route("GET", "/", _from("web", "page"), public=True),
+    Route("GET", "/app.js", _from("web", "script"), public=True),
+    Route("GET", "/style.css", _from("web", "style"), public=True),
+    Route("GET", "/proxy.pac", _from("pac", "proxy_pac"), public=True),
+    Route("GET", "/wpad.dat", _from("pac", "proxy_pac"), public=True),
+    Route("GET", "/metrics", _from("metrics", "metrics")),
     Route("GET", f"{_V1}/ws", _from("events", "watch"), head=False),
     Route("GET", f"{_V1}/health", _from("status", "health"), public=True),
     Route("GET", f"{_V1}/version", _from("status", "version")),
@@ -68,6 +80,17 @@ ROUTES = (
     Route("POST", f"{_V1}/config/validate", _from("config", "validate"), limit=_CONFIG),
     Route("POST", f"{_V1}/config/preview", _from("config", "preview"), limit=_CONFIG),
     Route("POST", f"{_V1}/config/reload", _from("config", "reload")),
+    Route("GET", _NETWORKS, _from("mesh", "list_networks")),
+    Route("POST", _NETWORKS, _from("mesh", "create_network")),
+    Route("GET", f"{_NETWORKS}/{{}}", _from("mesh", "get_network")),
+    Route("DELETE", f"{_NETWORKS}/{{}}", _from("mesh", "delete_network")),
+    Route("GET", f"{_NETWORKS}/{{}}/events", _from("mesh", "watch"), head=False, keys=_JOIN),
+    Route("GET", f"{_NETWORKS}/{{}}/peers", _from("mesh", "list_peers")),
+    Route("POST", f"{_NETWORKS}/{{}}/peers", _from("mesh", "register"), keys=_JOIN),
+    Route("GET", f"{_NETWORKS}/{{}}/peers/{{}}", _from("mesh", "get_peer")),
+    Route("PATCH", f"{_NETWORKS}/{{}}/peers/{{}}", _from("mesh", "change_peer"), keys=_PEER),
+    Route("DELETE", f"{_NETWORKS}/{{}}/peers/{{}}", _from("mesh", "remove_peer"), keys=_PEER),
+    Route("POST", f"{_NETWORKS}/{{}}/peers/{{}}/heartbeat", _from("mesh", "heartbeat"), keys=_PEER),
 )
 
 
@@ -91,7 +114,7 @@ class Control:
         house: the configuration
     """
 
-    __slots__ = ("_hub", "_logs", "_server", "_settings")
+    __slots__ = ("_coordinator", "_hub", "_logs", "_loop", "_mesh", "_server", "_settings")
 
     def __init__(
         self,
@@ -104,11 +127,19 @@ class Control:
         own: OwnAddresses,
         house: House,
     ) -> None:
+        self._loop = loop
         self._settings = settings.control
+        self._mesh = settings.mesh
         self._hub = hub
         self._logs = log
-        context = Context(__version__, plane, hub, log, requests, lambda: self.addresses, house)
-        guard = Guard(settings.control, own.is_own, socket.gethostname())
+        self._coordinator: Coordinator | None = None
+        context = Context(
+            __version__, plane, hub, log, requests, lambda: self.addresses, house, self.mesh
+        )
+        join_token = self._mesh.join_token if self._mesh.enabled else ""
+        guard = Guard(
+            settings.control, own.is_own, socket.gethostname(), join_token, self._is_peer
+        )
         self._server = Server(loop, context, Router(ROUTES), guard)
 
     @property
@@ -123,9 +154,38 @@ class Control:
             BindError: an address cannot be had; then none is listened on
         """
         self._server.listen(endpoint(text) for text in self._settings.listen)
+        mesh = self._mesh
+        if mesh.enabled and (mesh.networks or (mesh.state and os.path.lexists(mesh.state))):
+            self.mesh()
 
     async def stop(self) -> None:
         """Take leave of everybody: no new calls, streams ended, WebSockets closed with 1001."""
         self._logs.stop()
         await self._server.stop()
-        await self._hub.stop()
+        leaving = [self._hub.stop()]
+        if self._coordinator is not None:
+            leaving.append(self._coordinator.stop())
+        await asyncio.gather(*leaving)
+
+    def mesh(self) -> Coordinator:
+        """The mesh networks; a daemon that has none and is not asked for them loads nothing.
+
+        Raises:
+            Refused: they are switched off
+        """
+        if not self._mesh.enabled:
+            raise Refused(404, "mesh_off", "The mesh is switched off: see [mesh] enabled.")
+        if self._coordinator is None:
+            from ..coordinator import Coordinator
+
+            self._coordinator = Coordinator(
+                self._loop,
+                self._mesh,
+                self._hub.seats,
+                self._settings.read_timeout,
+                self._hub.boot,
+            )
+        return self._coordinator
+
+    def _is_peer(self, parts: Sequence[str], token: bytes) -> bool:
+        return self._coordinator is not None and self._coordinator.is_peer(parts, token)

@@ -33,7 +33,7 @@ class BackendStats(Struct):
         bytes_sent: to targets until now, connections that stand included
         bytes_received: from targets, the same
         errors: dials that failed
-        last_error: the word of the `Reason` of the last one, "" before one
+        last_error: why the last one did, a word of errors.md; "" before one
         latency_ms: milliseconds that dials took lately, 0 before one; of a group, those of the
             leaf that would be tried next
     """
@@ -78,7 +78,11 @@ class BackendInfo(Struct):
 
 
 class Asked(Struct):
-    """What to test with: ``host:port``; without one, the target of the health check."""
+    """What to test with.
+
+    Attributes:
+        target: ``host:port``; "" is the target of the health check
+    """
 
     target: str = ""
 
@@ -87,9 +91,11 @@ class Tested(Struct):
     """How a test went.
 
     Attributes:
+        ok: whether the connection stood
         carrier: the leaf that dialled; for a leaf its own name
+        target: what was dialled
         latency_ms: milliseconds until it connected or failed
-        reason: the word of the `Reason` of a failure, else ""
+        reason: why it failed, a word of errors.md, else ""
     """
 
     ok: bool

@@ -42,7 +42,11 @@ class Shown(Struct):
 
 
 class Meta(Struct):
-    """What a configuration may say, see `config.meta`."""
+    """What a configuration may say.
+
+    Attributes:
+        sections: all of them, in the order of the file
+    """
 
     sections: list[Document]
 
@@ -60,7 +64,11 @@ class Proposal(Struct):
 
 
 class Judgement(Struct):
-    """Whether a configuration could be saved, and all that is wrong with it."""
+    """Whether a configuration could be saved, and all that is wrong with it.
+
+    Attributes:
+        valid: whether there is nothing
+    """
 
     valid: bool
     message: str
@@ -68,7 +76,11 @@ class Judgement(Struct):
 
 
 class Reload(Struct):
-    """How to reload; `enforce` closes connections that the new rules deny."""
+    """How to reload.
+
+    Attributes:
+        enforce: close the connections that the new rules deny
+    """
 
     enforce: bool = False
 

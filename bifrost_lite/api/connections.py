@@ -13,7 +13,7 @@ from .context import Context
 
 
 class Connection(Struct):
-    """A connection; bytes are those that moved until now, `age` is in seconds."""
+    """A connection; its bytes are those that moved until now."""
 
     id: int
     client_ip: str
@@ -37,7 +37,11 @@ class Connections(Struct):
 
 
 class Client(Struct):
-    """What one client address has open; `first_seen` is its oldest connection's start."""
+    """What one client address has open.
+
+    Attributes:
+        connections: how many
+    """
 
     client_ip: str
     connections: int
@@ -61,7 +65,7 @@ class Closed(Struct):
 
 
 async def list_connections(ctx: Context, call: Call) -> Response:
-    """The connections that run; ``?client=IP`` those of one client."""
+    """The connections that run, the oldest first."""
     client = call.address("client")
     now = time()
     found = [
@@ -85,7 +89,7 @@ async def list_connections(ctx: Context, call: Call) -> Response:
 
 
 async def list_clients(ctx: Context, call: Call) -> Response:
-    """The same by client address."""
+    """The clients that have connections, the busiest first."""
     clients: dict[str, Client] = {}
     for session in sorted(ctx.plane.connections.values(), key=lambda session: session.started):
         client = clients.get(session.client_ip)
@@ -111,7 +115,7 @@ async def close_one(ctx: Context, call: Call) -> Response:
 
 
 async def close_of_client(ctx: Context, call: Call) -> Response:
-    """Close all connections of ``?client=IP``; without it none, rather than all."""
+    """Close all connections of a client; where none is named, nothing rather than all."""
     client = call.address("client")
     if client is None:
         raise Refused(400, "bad_parameter", "The parameter 'client' must name an IP address.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 from ..backends.base import Backend
 from ..config.schema import Settings
 from ..errors import BifrostError, Reason
+from ..events import ConfigFault
 from ..hub import Hub
 from ..records import Finished
 from ..ring import Ring
@@ -16,6 +17,7 @@ from ..route import Candidate
 from ..sse import Logs
 
 if TYPE_CHECKING:
+    from ..coordinator import Coordinator
     from ..lists import RouteList
 
 T = TypeVar("T")
@@ -96,6 +98,8 @@ class Plane(Protocol):
     @property
     def dropped(self) -> int: ...
     @property
+    def by_protocol(self) -> Mapping[str, int]: ...
+    @property
     def failures(self) -> Mapping[str, int]: ...
     def stats(self) -> tuple[int, int, int, int]: ...
 
@@ -167,6 +171,18 @@ class House(Protocol):
     def revision(self) -> str:
         """Of the file's content when it was last loaded; "" without a file."""
 
+    @property
+    def rejected(self) -> Sequence[ConfigFault]:
+        """Faults of the last attempt to load the file; none where it went well."""
+
+    @property
+    def loads(self) -> Mapping[bool, int]:
+        """How many reloads went well, and how many were refused."""
+
+    @property
+    def loaded(self) -> float:
+        """Unix time when the settings in force were put in force."""
+
     def guard(self, packed: bytes, port: int) -> Reason | None:
         """Why this literal target must not be dialled for a client, or None."""
 
@@ -211,12 +227,16 @@ class Context:
         requests: the finished requests
         addresses: gives the addresses of the control server
         house: the configuration
+        mesh: gives the mesh networks, which it makes for whoever asks first; raises Refused
+            (404) where they are off
 
     Attributes:
         editing: held by whoever changes the stored configuration
     """
 
-    __slots__ = ("addresses", "editing", "house", "hub", "logs", "plane", "requests", "version")
+    __slots__ = (
+        "addresses", "editing", "house", "hub", "logs", "mesh", "plane", "requests", "version",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -227,6 +247,7 @@ class Context:
         requests: Ring[Finished],
         addresses: Callable[[], Sequence[tuple[str, int]]],
         house: House,
+        mesh: Callable[[], Coordinator],
     ) -> None:
         self.version = version
         self.plane = plane
@@ -235,4 +256,5 @@ class Context:
         self.requests = requests
         self.addresses = addresses
         self.house = house
+        self.mesh = mesh
         self.editing = asyncio.Lock()

@@ -27,6 +27,7 @@ log = logging.getLogger("bifrost.api")
 
 
 TURN = 30.0  # seconds to wait for the edits before this one
+BUSY = "Retry-After: 5"
 NOTE = "The file was written anew: comments in it are lost."
 _SHOWN = 10  # things that use a backend, named in a refusal
 
@@ -37,7 +38,10 @@ class Applied(Struct):
     Attributes:
         changed_sections: that differ from those in force before
         requires_restart: some of it needs a new process
-        kept, moved, denied, closed: live connections, see `context.Change`
+        kept: live connections that go on as they are
+        moved: those of them that would take another backend if they began now
+        denied: those that would be refused if they began now
+        closed: those that were closed for that, with `enforce`
     """
 
     changed_sections: list[str]
@@ -63,14 +67,24 @@ class Saved(Applied, kw_only=True):
 
 
 class BackendEdited(Saved, kw_only=True):
-    """A backend was added or removed."""
+    """A backend was added or removed.
+
+    Attributes:
+        status: `created` or `removed`
+        backend: its name
+    """
 
     status: str
     backend: str
 
 
 class RouteEdited(Saved, kw_only=True):
-    """A route was added or removed."""
+    """A route was added or removed.
+
+    Attributes:
+        status: `created` or `removed`
+        route: its name
+    """
 
     status: str
     route: str
@@ -89,7 +103,8 @@ def refusing(status: int = 400) -> Iterator[None]:
         raise rejected(error, status=status) from None
     except StoreError as error:
         status = {"disk_full": 507, "io_error": 500, "busy": 503}.get(error.word, 409)
-        raise Refused(status, error.word, error.message) from None
+        wait = (BUSY,) if status == 503 else ()
+        raise Refused(status, error.word, error.message, *wait) from None
 
 
 def rejected(
@@ -200,9 +215,7 @@ async def save(
     try:
         await asyncio.wait_for(ctx.editing.acquire(), TURN)
     except asyncio.TimeoutError:
-        raise Refused(
-            503, "busy", "Another change is being saved.", "Retry-After: 5"
-        ) from None
+        raise Refused(503, "busy", "Another change is being saved.", BUSY) from None
     try:
         with refusing():
             old, found = await in_thread(store.read)

@@ -22,7 +22,7 @@ class Entries(Struct):
 
 
 class Request(Struct):
-    """A finished request, see `records.Finished`."""
+    """A request that was answered, tunnelled or refused."""
 
     id: int
     timestamp: str
@@ -41,7 +41,7 @@ class Request(Struct):
 
 
 class Requests(Struct):
-    """Finished requests, the newest first; `enabled` is false where none are kept."""
+    """Finished requests, the newest first."""
 
     enabled: bool
     requests: list[Request]
@@ -58,14 +58,18 @@ class RequestsStats(Struct):
 
 
 class Cleared(Struct):
-    """What was forgotten."""
+    """What was forgotten.
+
+    Attributes:
+        cleared: how many requests
+    """
 
     message: str
     cleared: int
 
 
 async def list_entries(ctx: Context, call: Call) -> Response:
-    """The newest log entries: ``?limit=`` of them (100), of at least ``?level=``."""
+    """The newest log entries, the newest first."""
     level = call.choice("level", LEVELS)
     limit = call.number("limit", 1, 10000) or 100
     entries = ctx.logs.read(limit, LEVELS.index(level) if level else DEBUG)
@@ -78,7 +82,7 @@ async def follow(ctx: Context, call: Call) -> Takeover:
 
 
 async def list_requests(ctx: Context, call: Call) -> Response:
-    """The newest finished requests: ``?limit=`` of them (100), those after id ``?since=``."""
+    """The newest finished requests, the newest first."""
     limit = call.number("limit", 1, 10000) or 100
     since = call.number("since", 0, 10**15 - 1) or 0
     found = [record for record in ctx.requests.newest_first() if record.id > since][:limit]

@@ -35,6 +35,9 @@ class RouteInfo(Struct):
     """A route.
 
     Attributes:
+        priority: the highest is asked first
+        enabled: whether it takes part
+        domains, cidrs, ports, clients: as configured; an empty list matches all
         list: the file as configured, "" for none
         list_entries: how many it has; 0 where the route is disabled, its list is not read then
         patterns: domains, networks and entries together
@@ -88,7 +91,7 @@ class CandidateInfo(Struct):
 
 
 class BackendState(Struct):
-    """A backend and how it is; see `api.backends`."""
+    """A backend and how it is."""
 
     name: str
     type: str
@@ -103,7 +106,7 @@ class Answer(Struct):
     Attributes:
         host, port, client_ip: as understood
         allowed: nothing refuses the request; what the name resolves to may still be refused
-        reason: the word of the `Reason` of a refusal, else ""
+        reason: why it would be refused, a word of errors.md, else ""
         message: the same in a sentence
         route: the one that takes the request, "" for none
         backend: where it leads, None for nowhere

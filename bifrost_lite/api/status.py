@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
-from time import time
+from time import monotonic, time
 
 from msgspec import Struct
 
-from ..events import rfc3339
+from ..events import ConfigFault, rfc3339
 from ..rest import Call, Response, reply
 from .context import Context
 
 
 class Health(Struct):
-    """Says no more than this, since everybody may ask."""
+    """Says no more than this, since everybody may ask.
+
+    Attributes:
+        status: `degraded` where a backend is not usable
+    """
 
     status: str
     time: str
 
 
 class Version(Struct):
-    """The version, with the keys that clients of Bifrost know; those about Go stay empty."""
+    """The version, with the keys that clients of Bifrost know.
+
+    Attributes:
+        git_commit, build_time, go_version: always empty
+    """
 
     version: str
     git_commit: str
@@ -32,7 +40,11 @@ class Version(Struct):
 
 
 class ListenerStatus(Struct):
-    """A listener of the proxy or of the control server."""
+    """A listener of the proxy or of the control server.
+
+    Attributes:
+        protocol: what clients may speak, as configured; `control` for the control server's
+    """
 
     name: str
     address: str
@@ -42,7 +54,7 @@ class ListenerStatus(Struct):
 
 
 class Cap(Struct):
-    """How many there are, and may be."""
+    """How many there are, and how many there may be."""
 
     count: int
     max: int
@@ -52,17 +64,21 @@ class Status(Struct):
     """The daemon.
 
     Attributes:
+        status: always `running`
         backends: how many there are
+        listeners: those of the proxy, then those of the control server
         uptime: seconds
         clients: WebSocket clients
         subscribers: log streams
         memory_rss: bytes
         refused: clients turned away at a cap since the start
         dropped: datagrams of UDP ASSOCIATE that were thrown away since the start
-        failures: requests that failed since the start, by the word of their `Reason`
+        failures: requests that failed since the start, by their word of errors.md
         events_lost: events that slow clients lost
         entries_lost: log entries that slow streams lost
         boot: id of this process, as in the events
+        config_errors: faults for which the last reload was refused; the daemon runs on with
+            what it had
     """
 
     status: str
@@ -82,17 +98,27 @@ class Status(Struct):
     events_lost: int
     entries_lost: int
     boot: str
+    config_errors: list[ConfigFault]
 
 
 class BackendCount(Struct):
-    """Backends, and those of them that are up."""
+    """The backends.
+
+    Attributes:
+        total: how many there are
+        healthy: how many of them are used
+    """
 
     total: int
     healthy: int
 
 
 class Stats(Struct):
-    """The counters; bytes sent went to targets, received came from them."""
+    """The counters.
+
+    Attributes:
+        backends: how many there are, and are used
+    """
 
     total_connections: int
     active_connections: int
@@ -132,7 +158,7 @@ async def status(ctx: Context, call: Call) -> Response:
             time=rfc3339(now),
             version=ctx.version,
             backends=len(ctx.hub.health()),
-            uptime=int(now - ctx.hub.started),
+            uptime=int(monotonic() - ctx.hub.started),
             listeners=listeners,
             clients=Cap(ctx.hub.seats.taken, ctx.hub.seats.limit),
             subscribers=Cap(ctx.logs.seats.taken, ctx.logs.seats.limit),
@@ -145,6 +171,7 @@ async def status(ctx: Context, call: Call) -> Response:
             events_lost=ctx.hub.lost,
             entries_lost=ctx.logs.lost,
             boot=ctx.hub.boot,
+            config_errors=list(ctx.house.rejected),
         )
     )
 

@@ -124,7 +124,9 @@ def _control(settings: Settings) -> Findings:
 
 def _join_token(settings: Settings) -> Findings:
     join = settings.mesh.join_token
-    if join and join in (settings.control.token, settings.control.read_token):
+    if join and not settings.control.token:
+        yield ("mesh", "join_token"), "needs control.token too: without it everything is open"
+    elif join and join in (settings.control.token, settings.control.read_token):
         yield (
             ("mesh", "join_token"),
             "is the same as another token, and would open more than joining",
@@ -262,6 +264,8 @@ def _networks(settings: Settings) -> Findings:
         path: Path = ("mesh", "networks", index)
         if not item.id:
             yield (*path, "id"), "is missing"
+        elif item.id in (".", ".."):
+            yield (*path, "id"), "means another place in the path of a URL (RFC 3986 section 3.3)"
         elif first.setdefault(item.id, index) != index:
             yield (*path, "id"), f"is that of mesh.networks[{first[item.id]}]"
         yield from _network(item, path)
@@ -276,6 +280,9 @@ def _network(item: MeshNetwork, path: Path) -> Findings:
         yield (*path, "cidr"), "is missing"
         return
     packed, length = values.network(item.cidr)
+    if len(packed) == 4 and ":" in item.cidr:
+        yield (*path, "cidr"), "is an IPv4 network: write it as one"
+        return
     low, high = (8, 30) if len(packed) == 4 else (64, 126)
     if not low <= length <= high:
         yield (*path, "cidr"), f"expected a prefix length from {low} to {high}"

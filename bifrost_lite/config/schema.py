@@ -369,7 +369,11 @@ class Mesh(Section, frozen=True, kw_only=True):
         Seconds, about("A peer without a heartbeat for so long has left.", ge=1, le=WEEK)
     ] = 90.0
     join_token: Annotated[
-        Token, about("Opens registration and nothing else; empty: `token` does.", secret=True)
+        Token,
+        about(
+            "Opens registration and the events of networks, nothing else; empty: `token` does.",
+            secret=True,
+        ),
     ] = ""
     state: Annotated[
         Label, about("A file that keeps peers over a restart of the daemon; empty: none.")
@@ -378,7 +382,7 @@ class Mesh(Section, frozen=True, kw_only=True):
 
 
 # Sections whose change needs a new process.
-RESTART_SECTIONS = frozenset(("control", "mesh", "pac"))
+RESTART_SECTIONS = frozenset(("control", "mesh"))
 
 
 class Settings(Section, frozen=True, kw_only=True):

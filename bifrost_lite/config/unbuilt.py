@@ -15,13 +15,8 @@ from .faults import Path
 # Path without indexes: the values that may stand there all the same.
 _UNBUILT: dict[tuple[str, ...], tuple[object, ...]] = {
     ("control", "ubus"): ("auto", "off"),
-    ("pac", "enabled"): (False,),
-    ("pac", "proxy"): ("",),
-    ("mesh", "enabled"): (False,),
-    ("mesh", "peer_timeout"): (90, "90s", "1m30s"),
-    ("mesh", "join_token"): ("",),
-    ("mesh", "state"): ("",),
-    ("mesh", "networks"): ([],),
+    ("mesh", "networks", "source"): ("registry",),
+    ("mesh", "networks", "device"): ("",),
 }
 
 

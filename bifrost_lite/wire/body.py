@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -49,6 +50,8 @@ def decode(raw: bytes, kind: type[T]) -> T:
         raise BodyError("bad_body", "The body is nested too deeply.") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         detail = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:200]
+        # A pattern is no word for the people who read this.
+        detail = re.sub(r"matching regex '.*'(?= - at |$)", "of the right form", detail)
         raise BodyError("bad_body", f"The body is not what it must be: {detail}.") from None
     unknown = list(_unknown(data, value, ""))
     if unknown:

@@ -441,6 +441,7 @@ def test_another_program_is_saving(daemon: Daemon, path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX)
         answer = put(daemon, {})
         assert (answer.status, answer.json["error"]) == (503, "busy")
+        assert "retry-after" in answer.headers
     finally:
         os.close(other)
 

@@ -50,6 +50,7 @@ def test_status(daemon: Daemon) -> None:
     assert (body["events_lost"], body["entries_lost"]) == (0, 0)
     assert (body["refused"], body["failures"]) == (0, {})
     assert body["boot"] == daemon.hub.boot
+    assert body["config_errors"] == []
     assert body["listeners"] == [
         {"name": "http", "address": "127.0.0.1", "port": 7080, "protocol": "auto", "open": True},
         {

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bifrost_lite.config.rules import check
 from bifrost_lite.config.schema import (
@@ -13,10 +17,12 @@ from bifrost_lite.config.schema import (
     Interface,
     Listen,
     Mesh,
+    MeshNetwork,
     Settings,
     Socks5Proxy,
     User,
 )
+from bifrost_lite.mesh.ipam import Pool
 
 
 def found(settings: Settings) -> list[tuple[str | int, ...]]:
@@ -110,6 +116,33 @@ def test_stats_interval_is_off_or_reasonable(interval: float, right: bool) -> No
 @pytest.mark.parametrize("join", ["a-token1", "a-token2"])
 def test_the_join_token_is_another_one(other: Control, join: str) -> None:
     assert found(Settings(control=other, mesh=Mesh(join_token=join))) == [("mesh", "join_token")]
+
+
+def test_a_join_token_is_of_no_use_without_a_token() -> None:
+    join = Mesh(join_token="join-token")
+    assert found(Settings(mesh=join)) == [("mesh", "join_token")]
+    assert found(Settings(mesh=join, control=Control(token="eight888"))) == []
+
+
+@pytest.mark.parametrize(
+    "cidr", ["", "10.0.0.0/31", "10.0.0.0/7", "10.0.0.1", "fd00::/63", "fd00::/127", "::ffff:10.0.0.0/104"]
+)  # fmt: skip
+def test_networks_that_have_no_room(cidr: str) -> None:
+    networks = (MeshNetwork(id="a", cidr="10.0.0.0/8"), MeshNetwork(id="b", cidr=cidr))
+    assert found(Settings(mesh=Mesh(networks=networks))) == [("mesh", "networks", 1, "cidr")]
+
+
+@given(
+    st.one_of(
+        st.tuples(st.ip_addresses(v=4), st.integers(0, 32)),
+        st.tuples(st.ip_addresses(v=6), st.integers(0, 128)),
+    )
+)
+def test_a_network_that_is_right_can_be_made(network: tuple[object, int]) -> None:
+    """Nothing is left for the daemon to find wrong at its start."""
+    cidr = str(ip_network(f"{network[0]}/{network[1]}", strict=False))
+    if not found(Settings(mesh=Mesh(networks=(MeshNetwork(id="a", cidr=cidr),)))):
+        assert Pool(cidr).cidr == cidr
 
 
 def test_groups_may_hold_groups() -> None:

@@ -27,13 +27,14 @@ def test_turning_off_is_fine() -> None:
 
 def test_a_fault_is_told_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        convert({"pac": {"enabled": "yes"}})
+        convert({"control": {"ubus": "perhaps"}})
     assert len(caught.value.faults) == 1
 
 
 def test_refused() -> None:
-    assert refused(("mesh", "enabled"), True)
-    assert not refused(("mesh", "enabled"), False)
+    assert refused(("control", "ubus"), "on")
+    assert refused(("mesh", "networks", 0, "source"), "wireguard")
+    assert not refused(("mesh", "networks", 0, "source"), "registry")
     assert not refused(("listen", 3, "udp"), True)
 
 
