@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
+from .errors import Fault
+
 _plain = re.compile(r"[ -~]*").fullmatch
 Object = dict[str, object]
 
@@ -202,6 +204,7 @@ def status(answer: Object) -> str:
         + (" (closed)" if row.get("open") is False else "")
         for row in objects(answer.get("listeners"))
     ]
+    shown["config_errors"] = _faults(answer.get("config_errors"))
     stats = answer.get("stats")
     if isinstance(stats, dict):
         shown["stats"] = {key: stats[key] for key in stats if key not in ("backends", "time")}
@@ -210,6 +213,18 @@ def status(answer: Object) -> str:
             total, healthy = value(backends.get("total")), value(backends.get("healthy"))
             shown["backends"] = f"{healthy} of {total} are healthy"
     return pairs(shown)
+
+
+def _faults(rows: object) -> str:
+    """The faults of a configuration, not escaped; each as `errors.Fault` is told everywhere."""
+
+    def get(row: Object, key: str) -> str:
+        return str(row.get(key, ""))
+
+    return "; ".join(
+        str(Fault(get(row, "section"), get(row, "field"), get(row, "message")))
+        for row in objects(rows)
+    )
 
 
 def route(answer: Object) -> str:
@@ -315,6 +330,8 @@ def _tell(kind: str, data: Object) -> str:
     if kind in ("config.reload", "config.saved"):
         restart = " (needs a restart)" if data.get("requires_restart") is True else ""
         return get("changed_sections") + restart
+    if kind == "config.rejected":
+        return value(_faults(data.get("errors")))
     if kind.startswith("peer.") and "endpoints" in data:
         return value({**data, "endpoints": endpoints(data["endpoints"])})
     if kind == "events.lost":

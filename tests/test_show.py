@@ -201,6 +201,11 @@ CONNECTION = {
             {"changed_sections": ["routes", "log"], "requires_restart": True},
             "routes, log (needs a restart)",
         ),
+        (
+            "config.rejected",
+            {"errors": [{"section": "listen[0]", "field": "port", "message": "is \x1b"}, {}]},
+            r"listen[0].port: is \x1b; ",
+        ),
         ("events.lost", {"lost": 12}, "events were lost: 12"),
         ("events.lost", {"lost": None}, "events were lost: nobody knows how many"),
         ("peer.joined", {"name": "a\u202eb"}, "name=a\\u202eb"),
@@ -348,6 +353,7 @@ def test_status() -> None:
                 {"name": "lan", "address": "::1", "port": 7080, "open": True},
                 {"name": "b\x1b", "address": "192.0.2.1", "port": 1, "open": False},
             ],
+            "config_errors": [{"section": "log", "field": "level", "message": "is \x1b"}],
             "stats": {"bytes_sent": 5, "backends": {"total": 3, "healthy": 2}, "time": "T"},
         }
     )  # fmt: skip
@@ -355,6 +361,7 @@ def test_status() -> None:
         "status            running",
         "backends          2 of 3 are healthy",
         r"listeners         lan [::1]:7080, b\x1b 192.0.2.1:1 (closed)",
+        r"config_errors     log.level: is \x1b",
         "stats.bytes_sent  5 B",
     ]
 

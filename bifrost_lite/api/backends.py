@@ -214,7 +214,7 @@ def _target(ctx: Context, call: Call, names: Iterable[str]) -> Target:
         if isinstance(item, schema.Dialing) and item.health.target:
             return _health_target(item.health)
     raise Refused(
-        400, "no_target", 'This backend has no health target: send {"target": "host:port"}.'
+        400, "no_target", "This backend has no health target: name one to test with, host:port."
     )
 
 

@@ -59,23 +59,27 @@ async def proxy_pac(ctx: Context, call: Call) -> Response:
 def _ways(
     ctx: Context, peer: Peer, asked: str, advertised: str
 ) -> Iterator[tuple[str, Target]]:
-    """For HTTP and for SOCKS the listener that the client reaches best, if there is one.
+    """For HTTP and for SOCKS the listener that the client reaches best, if there is one; of
+    equals one that is for this alone, then one that is not the first way already: a second way
+    by the same port would fail with it.
 
     No browser logs in to a SOCKS proxy, so one that wants that is none for it.
     """
     settings = ctx.house.settings
     free = {item.name for item in settings.listen if not item.auth}
+    used = 0
     for kind, word in (("http", "PROXY"), ("socks", "SOCKS5")):
-        found: list[tuple[int, str, int]] = []
+        found: list[tuple[tuple[int, bool, bool], str, int]] = []
         for listener in ctx.plane.listeners:
             fits = listener.open and listener.protocol in ("auto", kind)
             if fits and (kind == "http" or not settings.users or listener.name in free):
                 rank, host = _reached(listener, peer, asked, advertised)
                 if host:
-                    found.append((rank, host, listener.port))
+                    order = (rank, listener.protocol != kind, listener.port == used)
+                    found.append((order, host, listener.port))
         if found:
-            _, host, port = min(found, key=lambda item: item[0])
-            yield word, from_host(host.encode(), port)
+            _, host, used = min(found, key=lambda item: item[0])
+            yield word, from_host(host.encode(), used)
 
 
 def _reached(listener: Listener, peer: Peer, asked: str, advertised: str) -> tuple[int, str]:

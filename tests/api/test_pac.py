@@ -148,6 +148,8 @@ def test_what_speaks_one_thing_is_told_for_that() -> None:
     http, socks = at("0.0.0.0", 7080, "http"), at("0.0.0.0", 7180, "socks")
     assert ways(LAN, "a.lan", http, socks) == "PROXY a.lan:7080; SOCKS5 a.lan:7180"
     assert ways(LAN, "a.lan", socks, http) == "PROXY a.lan:7080; SOCKS5 a.lan:7180"
+    assert ways(LAN, "a.lan", at("0.0.0.0"), socks) == "PROXY a.lan:7080; SOCKS5 a.lan:7180"
+    assert ways(LAN, "a.lan", socks, at("0.0.0.0")) == "PROXY a.lan:7080; SOCKS5 a.lan:7180"
     assert ways(LAN, "a.lan", http) == "PROXY a.lan:7080"
     assert ways(LAN, "a.lan", socks) == "SOCKS5 a.lan:7180"
     closed = at("0.0.0.0", 7081, open=False)
@@ -189,9 +191,10 @@ def test_the_host_of_a_listener(peer: Peer, asked: str, address: str, expected: 
 def test_the_nearest_listener_is_told() -> None:
     far, near = at("192.168.2.1", 1), at("192.168.1.1", 2)
     assert ways(LAN, "a.lan", far, near) == "PROXY a.lan:2; SOCKS5 a.lan:2"
-    assert ways(LAN, "a.lan", near, at("0.0.0.0", 3)) == "PROXY a.lan:2; SOCKS5 a.lan:2"
+    # A second way by another port, where there is one.
+    assert ways(LAN, "a.lan", near, at("0.0.0.0", 3)) == "PROXY a.lan:2; SOCKS5 a.lan:3"
     assert ways(LAN, "x", far, near, pac=Pac(proxy="p.example")) == (
-        "PROXY p.example:1; SOCKS5 p.example:1"
+        "PROXY p.example:1; SOCKS5 p.example:2"
     )
 
 
