@@ -2,8 +2,8 @@
 
 One timer waits for the peer that was not heard of for longest, and there is none without
 peers; a heartbeat does not touch it. Changes are written some seconds later and together, and
-a heartbeat changes nothing. Whoever watches a network is told by its `Feed`, under the rules
-of the event hub and on its seats.
+a heartbeat is one only where it is the first use of a token. Whoever watches a network is told
+by its `Feed`, under the rules of the event hub and on its seats.
 """
 
 from __future__ import annotations
@@ -11,29 +11,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 from binascii import hexlify
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from time import time
-from typing import cast
 
 from .config.faults import shown
 from .config.schema import Mesh
-from .events import MESH_TYPES, Data, Event, EventsLost, MeshData, PeerJoined, PeerUpdated
-from .fanout import Fanout, Seats
-from .hub import GOODBYE, RING
+from .events import MESH_TYPES, Data, Event, MeshData, PeerJoined, PeerLeft, PeerUpdated
+from .fanout import Seats
+from .hub import RING, Channel
 from .mesh.card import Card, Change, weigh
 from .mesh.registry import Network, Peer, Registry, Tell, joined
 from .mesh.state import dump, parse, restore
 from .mesh_file import StateFile
-from .rest import Call, Takeover, bad_parameter
-from .ring import Ring
-from .websocket import WebSocket, text_frame, upgrade
 
 SAVE = 5.0  # seconds that changes wait for company before they are written
 RING_BYTES = 128 * 1024  # of the events that are kept of one network, as `weigh` counts
+_EVENT = 100  # of one of them, besides what `weigh` counts for a peer that says nothing
 
 log = logging.getLogger("bifrost.mesh")
 
@@ -70,7 +65,6 @@ class Coordinator:
         self.feeds: dict[str, Feed] = {}
         self._closing: set[Feed] = set()  # of networks that are no more
         self._last = 0  # the highest number that an event of those had
-        self._gone: asyncio.Future[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._saving: asyncio.TimerHandle | None = None
         self._file: StateFile | None = None
@@ -102,7 +96,7 @@ class Coordinator:
         self.registry.delete(id)
         feed = self.feeds.pop(id)
         self._last = max(self._last, feed.ring.last)
-        if feed.watched:
+        if feed.clients:
             self._closing.add(feed)
             feed.close("the network is gone")
         self._arm()
@@ -112,7 +106,12 @@ class Coordinator:
 
     def _add_feed(self, network: Network) -> None:
         feed = Feed(
-            self._loop, network, self._seats, self._read_timeout, self.boot, self._unwatched
+            self._loop,
+            network,
+            self._seats,
+            self._read_timeout,
+            self.boot,
+            self._closing.discard,
         )
         # Who watched an earlier network of this id must not take our numbers for those.
         feed.ring.last = self._last
@@ -168,6 +167,10 @@ class Coordinator:
 
     def _load(self, file: StateFile) -> None:
         try:
+            file.make_folder()
+        except OSError as error:
+            self._unwritable(error)
+        try:
             raw = file.read()
             saved = parse(raw) if raw is not None else None
         except (OSError, ValueError) as error:
@@ -200,12 +203,15 @@ class Coordinator:
         try:
             file.write(dump(self.registry, self._configured))
         except OSError as error:  # the next change tries again, and so does the end
-            if not self._failing:
-                why = os.strerror(error.errno or 0)
-                log.error("the state of the mesh cannot be written: %s", why)
-            self._failing = True
+            self._unwritable(error)
         else:
             self._unsaved = self._failing = False
+
+    def _unwritable(self, error: OSError) -> None:
+        if not self._failing:
+            why = os.strerror(error.errno or 0)
+            log.error("the state of the mesh cannot be written: %s", why)
+        self._failing = True
 
     async def stop(self) -> None:
         """Write what is to be written, close all watchers with 1001, and give them a moment."""
@@ -214,44 +220,19 @@ class Coordinator:
                 timer.cancel()
         if self._file is not None and self._unsaved:
             self._save(self._file)
-        feeds = [*self.feeds.values(), *self._closing]
-        for feed in feeds:
-            feed.close("the daemon stops")
-        if any(feed.watched for feed in feeds):
-            gone = self._gone = self._loop.create_future()
-            late = self._loop.call_later(GOODBYE, self._end_goodbye)
-            await gone
-            late.cancel()
-        for feed in feeds:
-            feed.drop()
-
-    def _unwatched(self, feed: Feed) -> None:
-        """The last who watched a network left."""
-        self._closing.discard(feed)
-        if not any(each.watched for each in (*self.feeds.values(), *self._closing)):
-            self._end_goodbye()
-
-    def _end_goodbye(self) -> None:
-        if self._gone is not None and not self._gone.done():
-            self._gone.set_result(None)
+        feeds = (*self.feeds.values(), *self._closing)
+        await asyncio.gather(*(feed.stop() for feed in feeds))
 
 
-class Feed:
+class Feed(Channel):
     """The events of one network, and who watches it.
 
     Args:
         loop: the event loop
         network: it
-        seats: the cap of WebSocket clients
-        read_timeout: seconds after which a silent one is closed
-        boot: the id of this process
+        seats, read_timeout, boot: see `Channel`
         empty: told when the last who watched left
-
-    Attributes:
-        ring: the newest events
     """
-
-    __slots__ = ("_added", "_boot", "_fanout", "_loop", "_network", "_seats", "_timeout", "ring")
 
     def __init__(
         self,
@@ -262,19 +243,10 @@ class Feed:
         boot: str,
         empty: Callable[[Feed], None],
     ) -> None:
-        self._loop = loop
+        super().__init__(loop, MESH_TYPES, seats, read_timeout, boot)
         self._network = network
-        self._seats = seats
-        self._timeout = read_timeout
-        self._boot = boot
-        self.ring: Ring[Event] = Ring(RING)
+        self._empty = empty
         self._added = 0
-        self._fanout: Fanout[Event] = Fanout(loop, _frame, empty=partial(empty, self))
-
-    @property
-    def watched(self) -> bool:
-        """Whether anybody watches."""
-        return bool(self._fanout.watchers)
 
     def publish(self, type: str, data: MeshData) -> None:
         """Number an event and tell it; never blocks.
@@ -288,94 +260,39 @@ class Feed:
         self.ring.append(event)
         self._fanout.put(event, event.seq)
 
-    def connect(self, call: Call) -> Takeover:
-        """Answer an upgrade request, as `Hub.connect` does.
+    def _picture(self, now: float, last: int) -> Iterator[Event]:
+        """Who is present. That can be much, so what is kept for a slow reader are ids alone.
 
-        Raises:
-            Refused: no handshake (426, 400), no seat (503), bad parameters (400)
+        What it reads of a peer then is newer than `last`, and what happened since then follows.
         """
-        types = frozenset((call.text("types") or "").split(",")) - {""}
-        if not types <= MESH_TYPES.keys():
-            raise bad_parameter("types", "some of " + ", ".join(MESH_TYPES))
-        since = call.number("since", 0, 10**15 - 1)
-        boot = call.text("boot")
-        protocol, answer = upgrade(call, self._seats)
+        present = self._network.present
+        ids = tuple(present)
+        return (
+            Event("peer.joined", now, joined(present[id]), last) for id in ids if id in present
+        )
 
-        def wants(event: Event) -> bool:
-            return event.type in types
-
-        def start(sock: socket.socket, rest: bytes) -> None:
-            client = WebSocket(
-                self._loop,
-                sock,
-                protocol,
-                fanout=self._fanout,
-                seats=self._seats,
-                read_timeout=self._timeout,
-                gap=self._gap,
-                wants=wants if types else None,
-            )
-            self._fanout.flush()  # what waits is in the ring, or in the picture
-            events = [
-                event
-                for event in self._greeting(since, boot)
-                if not types or wants(event) or event.type == "events.lost"
-            ]
-            first = answer + b"".join(map(_frame, events))
-            client.start(first, len(events), self.ring.last, rest)
-
-        return Takeover(start)
-
-    def close(self, reason: str) -> None:
-        """Close all who watch with 1001."""
-        self._fanout.flush()
-        for watcher in list(self._fanout.watchers):
-            cast("WebSocket", watcher).close(1001, reason)
-
-    def drop(self) -> None:
-        """Close what is still open."""
-        self._fanout.drop()
-
-    def _greeting(self, since: int | None, boot: str | None) -> list[Event]:
-        """What somebody missed who saw event `since`, and who is present now."""
-        now, last = time(), self.ring.last
-        events: list[Event] = []
-        if since is not None:
-            missing, kept = self.ring.since(since)
-            if (boot is not None and boot != self._boot) or since > last:
-                events.append(Event("events.lost", now, EventsLost(None, self._boot), last))
-            else:
-                if missing:
-                    lost = EventsLost(missing, self._boot)
-                    events.append(Event("events.lost", now, lost, since + missing))
-                events += [event for _, event in kept]
-        present = self._network.present.values()
-        return events + [Event("peer.joined", now, joined(peer), last) for peer in present]
-
-    def _gap(self, lost: int, last: int) -> bytes:
-        return _frame(Event("events.lost", time(), EventsLost(lost, self._boot), last))
+    def _quiet(self) -> None:
+        super()._quiet()
+        self._empty(self)
 
     def _make_room(self, size: int) -> None:
-        """Forget what is kept rather than keep more bytes than may be."""
+        """Forget the older half rather than keep more bytes than may be."""
         self._added += size
-        if self._added > RING_BYTES:
-            kept = sum(_weigh(event.data) for event in self.ring.newest_first())
-            if kept + size > RING_BYTES:
-                self.ring.clear()
-                kept = 0
-            self._added = kept + size
-
-
-def _frame(event: Event) -> bytes:
-    return text_frame(event.encode())
+        while self._added > RING_BYTES:
+            events = self.ring.newest_first()
+            self._added = size + sum(_weigh(event.data) for event in events)
+            if self._added > RING_BYTES:
+                self.ring.resize(len(events) // 2)
+                self.ring.resize(RING)
 
 
 def _weigh(data: Data) -> int:
     if isinstance(data, PeerJoined | PeerUpdated):
-        return weigh(
-            Card(data.peer_id, data.name, data.public_key, data.endpoints, data.metadata)
-        )
-    return 256
+        card = Card(data.peer_id, data.name, data.public_key, data.endpoints, data.metadata)
+    else:
+        assert isinstance(data, PeerLeft)
+        card = Card(data.peer_id, data.name)
+    return _EVENT + weigh(card)
 
 
 def _mint() -> str:

@@ -14,7 +14,8 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -27,13 +28,20 @@ STUCK = 30.0  # seconds in which a watcher has to take something
 
 
 class Seats:
-    """How many watchers of a kind there may be, over all sources."""
+    """How many watchers of a kind there may be, over all sources.
 
-    __slots__ = ("limit", "taken")
+    Attributes:
+        limit: that many
+        taken: how many there are
+        lost: items that they lost because they read too slowly, those gone included
+    """
+
+    __slots__ = ("limit", "lost", "taken")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
+        self.lost = 0
 
     def take(self) -> bool:
         """Take a seat, if one is free; whoever took it calls `leave` once."""
@@ -53,6 +61,7 @@ class Outbox:
     Args:
         loop: the event loop
         sock: its non-blocking socket
+        seats: count what it loses
         gap: makes the message that tells of a loss, from the count of lost items and the
             number of the last of them
         blocked: called when the socket stops taking bytes
@@ -61,15 +70,14 @@ class Outbox:
         most: items that may
 
     Attributes:
-        lost: items dropped in all
         sent: when something was last sent or queued, in monotonic seconds
         stalled: when the socket last took something, 0.0 while nothing waits
     """
 
     __slots__ = (
-        "_blocked", "_broken", "_ended", "_gap", "_items", "_loop", "_missing", "_missing_last",
-        "_partial", "_queue", "_sealed", "_size", "_sock", "lost", "most", "room", "sent",
-        "stalled",
+        "_blocked", "_broken", "_ended", "_first", "_gap", "_items", "_loop", "_missing",
+        "_missing_last", "_partial", "_queue", "_sealed", "_seats", "_size", "_sock", "most",
+        "room", "sent", "stalled",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +85,7 @@ class Outbox:
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
         *,
+        seats: Seats,
         gap: Callable[[int, int], bytes],
         blocked: Callable[[], None],
         broken: Callable[[], None],
@@ -85,15 +94,16 @@ class Outbox:
     ) -> None:
         self._loop = loop
         self._sock = sock
+        self._seats = seats
         self._gap = gap
         self._blocked = blocked
         self._broken = broken
         self.room = room
         self.most = most
-        self.lost = 0
         self.sent = monotonic()
         self.stalled = 0.0
         self._partial: memoryview | None = None  # begun, so it must be finished
+        self._first: Iterator[bytes] | None = None
         self._queue: deque[tuple[bytes, int, int]] = deque()
         self._size = 0
         self._items = 0
@@ -101,6 +111,18 @@ class Outbox:
         self._missing_last = 0
         self._sealed = False
         self._ended = False
+
+    def begin(self, chunks: Iterator[bytes]) -> None:
+        """Send `chunks` before all else.
+
+        Each is asked for when the socket took the one before it, so that no more than one is
+        held for who reads slowly, however many there are.
+
+        Args:
+            chunks: whole messages each
+        """
+        self._first = chunks
+        self._push(self._next())
 
     def send(self, chunk: bytes, items: int = 0, last: int = 0) -> None:
         """Send `chunk` now or queue it; never raises, never blocks.
@@ -124,7 +146,7 @@ class Outbox:
             self._size -= len(dropped)
             self._items -= items
             if items:
-                self.lost += items
+                self._seats.lost += items
                 self._missing += items
                 self._missing_last = last
 
@@ -132,8 +154,7 @@ class Outbox:
         """Drop what waits; `chunk` is the last that is sent."""
         if self._sealed:
             return
-        self._queue.clear()
-        self._size = self._items = self._missing = 0
+        self._forget()
         self.send(chunk)
         self._sealed = True
 
@@ -147,32 +168,20 @@ class Outbox:
         """Send nothing more; the socket stays the caller's to close."""
         self._sealed = True
         self._ended = False
-        self._queue.clear()
-        self._size = self._items = self._missing = 0
+        self._forget()
         if self._partial is not None:
             self._partial = None
             self.stalled = 0.0
             self._loop.remove_writer(self._sock.fileno())
 
-    def _push(self, data: memoryview) -> None:
-        """Write `data` while nothing waits before it."""
-        try:
-            count = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            count = 0
-        except OSError:
-            self._fail()
-            return
-        if count < len(data):
-            self._partial = data[count:]
-            self.stalled = monotonic()
-            self._loop.add_writer(self._sock.fileno(), self._drain)
-            self._blocked()
+    def _forget(self) -> None:
+        self._first = None
+        self._queue.clear()
+        self._size = self._items = self._missing = 0
 
-    def _drain(self) -> None:
-        """The socket takes bytes again."""
-        data = self._partial
-        assert data is not None
+    def _push(self, data: memoryview | None) -> None:
+        """Write `data` and what follows it, until the socket takes no more."""
+        waiting = self._partial is not None
         while data is not None:
             try:
                 count = self._sock.send(data)
@@ -181,17 +190,33 @@ class Outbox:
             except OSError:
                 self._fail()
                 return
-            self.stalled = monotonic()
+            if waiting:
+                self.stalled = monotonic()
             data = data[count:] if count < len(data) else self._next()
         self._partial = data
         if data is None:
-            self.stalled = 0.0
-            self._loop.remove_writer(self._sock.fileno())
-            if self._ended:
-                self._half_close()
+            if waiting:
+                self.stalled = 0.0
+                self._loop.remove_writer(self._sock.fileno())
+                if self._ended:
+                    self._half_close()
+        elif not waiting:
+            self.stalled = monotonic()
+            self._loop.add_writer(self._sock.fileno(), self._drain)
+            self._blocked()
+
+    def _drain(self) -> None:
+        """The socket takes bytes again."""
+        assert self._partial is not None
+        self._push(self._partial)
 
     def _next(self) -> memoryview | None:
-        """What follows: the word of a loss first, it stands where the lost ones stood."""
+        """What follows: the word of a loss before the queue, where the lost ones stood."""
+        if self._first is not None:
+            chunk = next(self._first, None)
+            if chunk is not None:
+                return memoryview(chunk)
+            self._first = None
         if self._missing:
             chunk = self._gap(self._missing, self._missing_last)
             self._missing = 0
@@ -248,7 +273,8 @@ class Watcher(Generic[T]):
         self.wants = wants
         # Else the kernel takes megabytes for a peer that does not read, and what it then
         # reads first is old. What waits shall wait here, where it is counted and dropped.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, BATCH_BYTES)
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, BATCH_BYTES)
 
     def due(self) -> float:
         """The monotonic time at which `tick` has something to do."""
@@ -288,7 +314,7 @@ class Fanout(Generic[T]):
 
     __slots__ = (
         "_batch", "_empty", "_encode", "_flush_timer", "_frames", "_items", "_last", "_loop",
-        "_lost", "_size", "_sweep_timer", "watchers",
+        "_size", "_sweep_timer", "watchers",
     )  # fmt: skip
 
     def __init__(
@@ -300,7 +326,6 @@ class Fanout(Generic[T]):
         self._batch = batch
         self._empty = empty
         self.watchers: list[Watcher[T]] = []
-        self._lost = 0  # items lost by watchers that are gone
         self._items: list[T] = []
         self._frames: list[bytes] = []
         self._size = 0
@@ -316,7 +341,6 @@ class Fanout(Generic[T]):
     def remove(self, watcher: Watcher[T]) -> None:
         """Forget `watcher`; with the last one go the timers and what was gathered."""
         self.watchers.remove(watcher)
-        self._lost += watcher.outbox.lost
         if not self.watchers:
             self._items, self._frames, self._size = [], [], 0
             for timer in (self._flush_timer, self._sweep_timer):
@@ -324,11 +348,6 @@ class Fanout(Generic[T]):
                     timer.cancel()
             self._flush_timer = self._sweep_timer = None
             self._empty()
-
-    @property
-    def lost(self) -> int:
-        """Items that watchers lost, those gone included."""
-        return self._lost + sum(watcher.outbox.lost for watcher in self.watchers)
 
     def put(self, item: T, number: int, at_once: bool = False) -> None:
         """Tell all watchers of `item`.

@@ -32,6 +32,7 @@ _PATTERN = 256  # one pattern of a route in the indexes
 _FAILURES = 512  # an address that gave ten wrong tokens
 _LOGIN = 512  # credentials that were right, and the answers to them
 _ASSOCIATION = 96 * 1024  # of UDP ASSOCIATE: 64 KiB that wait for names, 64 targets refused
+_PEER = 1024  # of a mesh, or its lease, and its JSON while it is saved; without what it says
 _EDIT = 19 * 1024 * 1024  # a configuration of MAX_FILE being read, judged, written and loaded
 _WATCHER = 16 * 1024  # a WebSocket or log stream besides its queue
 _QUEUE = 256 * 1024  # what may wait for a WebSocket client
@@ -220,8 +221,8 @@ def memory_budget(
     from .coordinator import RING_BYTES
     from .http import CONNECTIONS
     from .hub import RING
+    from .mesh.registry import NETWORKS, PEERS, ROOM
     from .plane import REFUSALS
-    from .mesh.registry import NETWORKS, ROOM
     from .relay import BUFFER_SIZE, KEPT_LIMIT, PIPE_SIZE, PIPES, STARVED_READ
     from .resolve import MAX_NAMES
     from .rest import BODY_LIMIT
@@ -241,8 +242,8 @@ def memory_budget(
     devices = [item for item in settings.backends if isinstance(item, Interface)]
     answers = 2 * MAX_NAMES * (1 + sum(bool(item.resolver) for item in devices))
     datagrams = any(item.udp for item in settings.listen)
-    # The peers, and as bytes while they are saved; events; a picture of them for each watcher.
-    meshes = 2 * ROOM + NETWORKS * RING_BYTES + control.max_clients * ROOM
+    # What peers say, and as JSON while it is saved; events, and those of them for each watcher.
+    meshes = NETWORKS * (PEERS * _PEER + RING_BYTES) + 2 * ROOM + control.max_clients * RING_BYTES
     budget = [
         (f"{clients} connections, idle", clients * _CONNECTION),
         ("request heads being read", (clients + REFUSALS) * HEAD_LIMIT),

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from stat import S_ISLNK, S_ISREG
 
-STATE_LIMIT = 8 << 20  # bytes; `mesh.registry.ROOM` in JSON is less
+STATE_LIMIT = 4 << 20  # bytes; all peers that there may be, with what they may say, are less
 
 
 class StateFile:
@@ -20,6 +20,12 @@ class StateFile:
 
     def __init__(self, path: str) -> None:
         self._folder, self._name = os.path.split(path)
+
+    def make_folder(self) -> None:
+        """Make the folder that it is in, where that is missing. Raises OSError."""
+        if self._folder:
+            with suppress(FileExistsError):
+                os.mkdir(self._folder, 0o700)
 
     def read(self) -> bytes | None:
         """What is in it, None where there is no such file.

@@ -148,7 +148,7 @@ class Logs:
     @property
     def lost(self) -> int:
         """Entries that streams lost because they read too slowly."""
-        return self._fanout.lost
+        return self.seats.lost
 
     def append(self, item: Item) -> None:
         """Keep an entry and tell the followers; only on the loop's thread."""
@@ -251,7 +251,13 @@ class Stream(Watcher[tuple[int, Item]]):
     ) -> None:
         super().__init__(loop, sock, fanout, seats, wants)
         self.outbox = Outbox(
-            loop, sock, gap=gap, blocked=self._blocked, broken=self.drop, most=BUFFER
+            loop,
+            sock,
+            seats=seats,
+            gap=gap,
+            blocked=self._blocked,
+            broken=self.drop,
+            most=BUFFER,
         )
 
     def start(self, first: bytes) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -148,20 +148,20 @@ class WebSocket(Watcher[Event]):
         self._pinged = False
         self._close_by = 0.0
         self._message: bytes | None = None  # begin of a text whose last fragment has not come
-        self.outbox = Outbox(loop, sock, gap=gap, blocked=self._wake, broken=self.drop)
+        self.outbox = Outbox(
+            loop, sock, seats=seats, gap=gap, blocked=self._wake, broken=self.drop
+        )
 
-    def start(self, first: bytes, items: int, last: int, rest: bytes) -> None:
+    def start(self, first: Iterator[bytes], rest: bytes) -> None:
         """Take part.
 
         Args:
-            first: what goes out before everything else
-            items: how many events are in it
-            last: number of the last of them
+            first: what goes out before everything else, see `Outbox.begin`
             rest: what the client sent behind its handshake
         """
         self._fanout.add(self)
         self._loop.add_reader(self._sock.fileno(), self._readable)
-        self.outbox.send(first, items, last)
+        self.outbox.begin(first)
         if rest:
             self._receive(rest)
 

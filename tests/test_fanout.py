@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -35,9 +35,10 @@ class End:
         self.theirs.settimeout(5)
         self.blocked = 0
         self.broken = 0
+        self.seats = Seats(1)
         self.outbox = Outbox(
-            loop, self.ours, gap=self.gap, blocked=self.on_blocked, broken=self.on_broken,
-            room=room, most=most,
+            loop, self.ours, seats=self.seats, gap=self.gap, blocked=self.on_blocked,
+            broken=self.on_broken, room=room, most=most,
         )  # fmt: skip
 
     @staticmethod
@@ -87,9 +88,18 @@ def end(loop: Loop) -> Iterator[End]:
     end.close()
 
 
-def settle(loop: Loop) -> None:
-    """Run what is ready."""
-    loop.run_until_complete(asyncio.sleep(0.02))
+def until(loop: Loop, condition: Callable[[], bool]) -> None:
+    """Run the loop until that holds."""
+
+    deadline = loop.time() + 5
+    while not condition():
+        assert loop.time() < deadline, "waited in vain"
+        turn(loop)
+
+
+def turn(loop: Loop) -> None:
+    """Run what is ready, once."""
+    loop.run_until_complete(asyncio.sleep(0))
 
 
 def test_order_and_all_bytes(end: End) -> None:
@@ -110,13 +120,13 @@ def test_oldest_are_dropped_and_told_in_their_place(loop: Loop) -> None:
     count = end.fill()
     for number in range(1, 8):
         end.outbox.send(b"[%d]" % number + b" " * 97, 1, number)
-    assert end.outbox.lost == 4
+    assert end.seats.lost == 4
     end.outbox.send(b"[8]" + b" " * 97, 1, 8)
     wanted = b"<lost 5 to 5>" + b"".join(b"[%d]" % n + b" " * 97 for n in (6, 7, 8))
     assert end.read(count + len(wanted))[count:] == wanted
     end.outbox.send(b"next")  # told once
     assert end.read(4) == b"next"
-    assert end.outbox.lost == 5
+    assert end.seats.lost == 5
     end.close()
 
 
@@ -125,7 +135,7 @@ def test_bound_in_items(loop: Loop) -> None:
     count = end.fill()
     for number in range(0, 200, 25):
         end.outbox.send(b"%04d" % number, 25, number + 25)
-    assert end.outbox.lost == 100
+    assert end.seats.lost == 100
     wanted = b"<lost 100 to 100>0100012501500175"
     assert end.read(count + len(wanted))[count:] == wanted
     end.close()
@@ -137,7 +147,7 @@ def test_what_counts_nothing_is_dropped_in_silence(loop: Loop) -> None:
     end.outbox.send(b"pong-pong")
     end.outbox.send(b"event", 1, 1)
     assert end.read(count + 5)[count:] == b"event"
-    assert end.outbox.lost == 0
+    assert end.seats.lost == 0
     end.close()
 
 
@@ -153,6 +163,46 @@ def test_begun_message_is_finished(loop: Loop) -> None:
     end.close()
 
 
+def test_what_is_said_first_is_made_as_it_is_read(end: End) -> None:
+    """Of something long no more is held for who does not read than the piece being sent."""
+    made: list[int] = []
+
+    def chunks() -> Iterator[bytes]:
+        for number in range(256):
+            made.append(number)
+            yield bytes([number]) * 5000
+
+    end.outbox.begin(chunks())
+    end.outbox.send(b"behind", 1, 1)
+    assert end.outbox.stalled
+    assert 0 < len(made) < 200
+    wanted = b"".join(bytes([number]) * 5000 for number in range(256)) + b"behind"
+    assert end.read(len(wanted)) == wanted
+    assert not end.outbox.stalled
+    end.outbox.begin(iter([b"short", b"", b"er"]))
+    assert end.read(7) == b"shorter"
+
+
+def test_a_goodbye_does_not_wait_for_what_is_said_first(end: End) -> None:
+    end.outbox.begin(iter([b"." * 5000] * 256))
+    end.outbox.seal(b"goodbye")
+    end.outbox.end()
+    end.theirs.settimeout(5)
+    data = b""
+    while not data.endswith(b"goodbye"):
+        data += end.read(1)
+    assert len(data) % 5000 == len(b"goodbye")
+    assert len(data) < 200 * 5000
+
+
+def test_who_fails_is_asked_for_no_more(end: End) -> None:
+    end.theirs.close()
+    chunks = iter([b"a", b"b"])
+    end.outbox.begin(chunks)
+    assert list(chunks) == [b"b"]
+    until(end.loop, lambda: end.broken > 0)
+
+
 def test_seal_and_end(end: End) -> None:
     count = end.fill()
     end.outbox.send(b"dropped", 1, 1)
@@ -161,7 +211,7 @@ def test_seal_and_end(end: End) -> None:
     end.outbox.seal(b"later")
     end.outbox.end()
     assert end.read(count + 7)[count:] == b"goodbye"
-    settle(end.loop)
+    end.theirs.settimeout(5)
     assert end.theirs.recv(100) == b""
 
 
@@ -178,14 +228,16 @@ def test_failure_is_told_later_and_once(end: End) -> None:
     for _ in range(3):
         end.outbox.send(b"x")
     assert end.broken == 0
-    settle(end.loop)
+    until(end.loop, lambda: end.broken > 0)
+    turn(end.loop)
     assert end.broken == 1
 
 
 def test_failure_while_waiting(end: End) -> None:
     end.fill()
     end.theirs.close()
-    settle(end.loop)
+    until(end.loop, lambda: end.broken > 0)
+    turn(end.loop)
     assert end.broken == 1
     assert not end.outbox.stalled
 
@@ -234,6 +286,13 @@ def test_little_waits_in_the_kernel(loop: Loop) -> None:
                 taken += ours.send(b"." * 5000)
 
 
+def test_a_socket_without_that_option_is_as_good(loop: Loop) -> None:
+    """Who took a seat for it must get as far as to give it back."""
+    ours, theirs = socket.socketpair()  # of the family AF_UNIX
+    with ours, theirs:
+        Watcher[int](loop, ours, Fanout(loop, encode), Seats(1), None)
+
+
 def encode(item: int) -> bytes:
     return b"%d," % item
 
@@ -252,8 +311,8 @@ def test_gathers_until_the_batch_is_full(loop: Loop, end: End) -> None:
     assert calls == list(range(6))  # once each, whatever the number of watchers
     assert end.theirs.recv(100) == b"0,1,2,3,"
     assert second.theirs.recv(100) == b"0,2,"
-    settle(loop)
-    assert loop.run_until_complete(asyncio.sleep(fanout.GATHER)) is None
+    assert source._items == [4, 5]
+    until(loop, lambda: not source._items)
     assert end.theirs.recv(100) == b"4,5,"
     assert second.theirs.recv(100) == b"4,"
     for each in list(source.watchers):
@@ -301,9 +360,9 @@ def test_lost_counts_those_gone(loop: Loop) -> None:
     end.fill()
     for number in range(5):
         source.put(number, number, at_once=True)
-    assert source.lost == 5
+    assert end.seats.lost == 5
     source.remove(watcher)
-    assert source.lost == 5
+    assert end.seats.lost == 5
     end.close()
 
 
@@ -314,7 +373,8 @@ def test_ticks_when_due(loop: Loop, end: End) -> None:
     watcher.next = loop.time() + 0.01
     source.wake(watcher.next)
     source.wake(watcher.next + 1)  # a later one moves nothing
-    loop.run_until_complete(asyncio.sleep(0.05))
+    until(loop, lambda: watcher.ticks > 0)
+    turn(loop)
     assert watcher.ticks == 1
     source.remove(watcher)
 

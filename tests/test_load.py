@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from msgspec import structs
 
 from bifrost_lite import lists
 from bifrost_lite import load as module
-from bifrost_lite.config.schema import Control, Limits, Listen, Log, Route, Settings, User
+from bifrost_lite.config.schema import Control, Limits, Listen, Log, Mesh, Route, Settings, User
+from bifrost_lite.coordinator import RING_BYTES
 from bifrost_lite.errors import ConfigError, Fault
 from bifrost_lite.lists import RouteList
 from bifrost_lite.load import (
+    _PEER,
     MAX_FILE,
     load,
     load_lists,
@@ -23,6 +26,9 @@ from bifrost_lite.load import (
     parse_config,
     read_file,
 )
+from bifrost_lite.mesh.card import Card
+from bifrost_lite.mesh.registry import NETWORKS, PEERS, ROOM, Registry
+from bifrost_lite.mesh.state import dump
 
 
 @pytest.fixture
@@ -312,6 +318,31 @@ def test_a_changed_list_can_be_told(here: Path) -> None:
     assert read(here, "ads.txt") == before
     path.write_text("a.example\n")
     assert read(here, "ads.txt") != before
+
+
+def test_a_budget_has_room_for_a_full_mesh() -> None:
+    """What all peers say is there twice at most, and no watcher has a copy of its own."""
+    few, many = (Settings(control=Control(max_clients=count)) for count in (1, 10))
+    rows = [dict(memory_budget(settings))["mesh peers and events"] for settings in (few, many)]
+    assert rows[1] - rows[0] == 9 * RING_BYTES
+    assert 2 * ROOM + NETWORKS * RING_BYTES < rows[0] < rows[1] < 10 << 20
+    off = Settings(mesh=Mesh(enabled=False))
+    assert "mesh peers and events" not in dict(memory_budget(off))
+
+
+def test_a_record_takes_no_more_than_the_budget_says() -> None:
+    """With its address, its token, its heartbeats, and as JSON."""
+    mesh = Registry(90.0, lambda: "x" * 48, lambda: None)
+    network = mesh.create("a", "", "10.0.0.0/8", 0.0, lambda *_: None)
+    tracemalloc.start()
+    try:
+        for number in range(PEERS):
+            card = Card(f"{number:064}")
+            mesh.register(network, card, float(number), "", True)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held + len(dump(mesh, ())) <= PEERS * _PEER
 
 
 def test_a_budget_counts_lists_once(here: Path) -> None:

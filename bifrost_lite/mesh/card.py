@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import UNSET, Meta, Struct, UnsetType, structs
+from msgspec import UNSET, Meta, Struct, UnsetType, json, structs
 
 from ..errors import BifrostError, ProtocolError
 from ..events import Endpoint
 from ..target import Target, from_host
 
 KEYS = 50  # of the metadata of one peer
+_PIECE = 96  # bytes that a text takes besides its characters, with its place among the others
 
 # `$` alone would let a line end pass behind the last character. An id is a segment of a path,
 # where "." and ".." mean something else (RFC 3986 section 3.3); a text for people has neither
@@ -101,11 +102,14 @@ def checked(card: Card) -> Card:
 
 
 def weigh(card: Card) -> int:
-    """How many bytes of text a peer says of itself, and something for each piece of them."""
+    """Bytes that it takes at most to hold what a peer says of itself, or to tell it in JSON."""
     pieces = [card.id, card.name, card.public_key, *card.metadata, *card.metadata.values()]
     for endpoint in card.endpoints:
         pieces += (endpoint.address, endpoint.type)
-    return sum(len(piece.encode()) for piece in pieces) + 16 * len(pieces)
+    # One character out of four bytes makes all of its text as wide; `sys.getsizeof` knows, but
+    # it counts UTF-8 too once that was asked for, and a weight must not change by itself.
+    wide = sum(4 * len(piece) for piece in pieces if not piece.isascii())
+    return len(json.encode(card)) + wide + _PIECE * len(pieces)
 
 
 def _bad(field: str, what: str) -> MeshError:

@@ -23,7 +23,7 @@ from .ipam import Pool
 
 NETWORKS = 16
 PEERS = 256  # of one network, leases included
-ROOM = 2 << 20  # bytes of what all peers say of themselves, as `weigh` counts them
+ROOM = 1 << 20  # bytes of what all who are present say of themselves, as `weigh` counts
 
 Tell = Callable[[str, MeshData], None]  # is told the type and the data of an event
 
@@ -68,7 +68,7 @@ class Network:
     Attributes:
         present: peers by id
         gone: leases of those that are not present, the longest gone first
-        weight: bytes of what all of them say of themselves
+        weight: what those that are present say of themselves, see `weigh`
 
     Raises:
         ValueError: about `cidr`
@@ -119,13 +119,13 @@ class Network:
     def hold(self, peer: Peer) -> Peer:
         """Keep the lease of a peer whose address is taken; answers the peer."""
         self.gone[peer.card.id] = peer
-        self.weight += weigh(peer.card)
         return peer
 
     def enter(self, peer: Peer, card: Card, telling: bool = True) -> None:
         """Somebody who has a lease is present; `telling` is for who was not before."""
         self.present[card.id] = self.gone.pop(card.id)
-        self._rewrite(peer, card)
+        peer.card = card
+        self.weight += weigh(card)
         if telling:
             self.tell("peer.joined", joined(peer))
 
@@ -133,7 +133,8 @@ class Network:
         """Somebody who is present says this of itself; answers whether that is new."""
         if card == peer.card:
             return False
-        self._rewrite(peer, card)
+        self.weight += weigh(card) - weigh(peer.card)
+        peer.card = card
         self.tell(
             "peer.updated",
             PeerUpdated(
@@ -146,19 +147,15 @@ class Network:
         """Somebody is not present any more; the lease stays."""
         id, name = peer.card.id, peer.card.name
         self.gone[id] = self.present.pop(id)
-        self._rewrite(peer, Card(id))
+        self.weight -= weigh(peer.card)
+        peer.card = Card(id)
         self.tell("peer.left", PeerLeft(id, name, reason))
-
-    def _rewrite(self, peer: Peer, card: Card) -> None:
-        self.weight += weigh(card) - weigh(peer.card)
-        peer.card = card
 
     def _forget_one(self) -> bool:
         """Give up the lease of who has been gone longest; answers whether there was one."""
         if not self.gone:
             return False
         peer = self.gone.pop(next(iter(self.gone)))
-        self.weight -= weigh(peer.card)
         self.pool.release(peer.virtual_ip)
         return True
 
@@ -277,19 +274,21 @@ class Registry:
                     "it removed first.",
                 )
             raise MeshError("wrong_peer_token", "This is not the token of the peer of this id.")
-        self._check_room(card, peer)
+        self._check_room(card, network.present.get(card.id))
         if peer is None:
             peer = network.lease(card.id)
         fresh = "" if peer.token else self._mint()
         if fresh:
             peer.token = sha256(fresh.encode()).digest()
+            peer.proven = trusted
+        else:
+            self._prove(peer)
         if card.id in network.gone:
             network.enter(peer, card)
             self._changed()
         elif network.alter(peer, card):
             self._changed()
-        self.heard(network, peer, now)
-        peer.proven = trusted or not fresh
+        self._beat(network, peer, now)
         return peer, fresh
 
     def change(self, network: Network, peer: Peer, change: Change) -> None:
@@ -309,16 +308,14 @@ class Registry:
             card = structs.replace(card, metadata=kept)
         card = checked(card)
         self._check_room(card, peer)
-        peer.proven = True
+        self._prove(peer)
         if network.alter(peer, card):
             self._changed()
 
     def heard(self, network: Network, peer: Peer, now: float) -> None:
         """A peer that is present was heard of, at monotonic time `now`."""
-        peer.proven = True
-        self._beats.pop(peer, None)
-        self._beats[peer] = network
-        peer.seen = now
+        self._prove(peer)
+        self._beat(network, peer, now)
 
     def remove(self, network: Network, id: str) -> None:
         """A peer leaves by itself, or is put out; its id is free for anybody who may register.
@@ -361,11 +358,27 @@ class Registry:
             peer: it, held by the network
             card: what it said
             now: monotonic seconds; from here it has its time to be heard of
+
+        Raises:
+            MeshError: there is no room
         """
+        self._check_room(card, None)
         network.enter(peer, card, telling=False)
-        self.heard(network, peer, now)
+        self._beat(network, peer, now)
+
+    def _prove(self, peer: Peer) -> None:
+        """It used its token; that outlives the process as the token does."""
+        if not peer.proven:
+            peer.proven = True
+            self._changed()
+
+    def _beat(self, network: Network, peer: Peer, now: float) -> None:
+        self._beats.pop(peer, None)
+        self._beats[peer] = network
+        peer.seen = now
 
     def _check_room(self, card: Card, peer: Peer | None) -> None:
+        """Raises MeshError where `card` has no room, in the place of what `peer` says."""
         more = weigh(card) - (weigh(peer.card) if peer is not None else 0)
         if more > 0 and sum(each.weight for each in self.networks.values()) + more > ROOM:
             raise MeshError("mesh_full", "The peers say more of themselves than there is room for.")

@@ -20,11 +20,17 @@ VERSION = 1
 
 
 class SavedPeer(Struct, forbid_unknown_fields=True):
-    """A peer, or its lease; `token` is the hexadecimal SHA-256 of its token, "" for none."""
+    """A peer, or its lease.
+
+    Attributes:
+        token: the hexadecimal SHA-256 of its token, "" for none
+        proven: that token was used
+    """
 
     card: Card
     virtual_ip: str
     token: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")]
+    proven: bool
     present: bool
 
 
@@ -62,7 +68,9 @@ def dump(registry: Registry, configured: Collection[str]) -> bytes:
             network.id in configured,
             # Leases in the order of their leaving.
             [
-                SavedPeer(peer.card, peer.virtual_ip, hexlify(peer.token).decode(), present)
+                SavedPeer(
+                    peer.card, peer.virtual_ip, hexlify(peer.token).decode(), peer.proven, present
+                )
                 for present, peers in ((False, network.gone), (True, network.present))
                 for peer in peers.values()
             ],
@@ -103,7 +111,8 @@ def restore(
         now: monotonic seconds
 
     Returns:
-        how many peers were left behind: their network is no more, or has other addresses
+        how many peers were left behind: their network is no more, or has other addresses, or
+        all of them say more than there is room for
     """
     lost = 0
     for old in saved.networks:
@@ -125,7 +134,11 @@ def _put_back(registry: Registry, network: Network, saved: SavedPeer, now: float
     if network.find(saved.card.id) or not network.pool.take(saved.virtual_ip):
         return False
     peer = Peer(saved.card.id, saved.virtual_ip, unhexlify(saved.token))
+    peer.proven = saved.proven
     network.hold(peer)
     if saved.present:
-        registry.resume(network, peer, saved.card, now)
+        try:
+            registry.resume(network, peer, saved.card, now)
+        except MeshError:  # it keeps its lease
+            return False
     return True

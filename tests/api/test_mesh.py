@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,9 +16,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from bifrost_lite import coordinator as coordinator_module
+from bifrost_lite import hub as hub_module
 from bifrost_lite.config.schema import Mesh, MeshNetwork
 from bifrost_lite.events import MESH_TYPES
+from bifrost_lite.mesh.registry import ROOM
 from tests.control_fixtures import Answer, Daemon, read_all, read_until, running
 
 NETWORKS = "/api/v1/mesh/networks"
@@ -576,6 +578,67 @@ def test_a_watcher_that_reads_nothing_delays_nobody(daemon: Daemon) -> None:
         lost = sum(message["data"].get("lost", 0) for message in messages)
         assert told + lost == 600
         assert lost > 0
+        assert daemon.get("/api/v1/status").json["events_lost"] == lost
+        daemon.get(f"{NETWORKS}/home", method="DELETE")
+        assert daemon.get("/api/v1/status").json["events_lost"] == lost
+
+
+SLEEPERS = 10
+QUEUE = 256 * 1024  # bytes; what waits in it they share
+HELD = 128 * 1024  # bytes that each holds besides: a piece of the picture, events of the ring
+NASTY = "\U0001f600" + '"' * 252  # one character makes all of them four bytes wide
+
+
+def test_what_is_held_for_who_reads_nothing_is_bounded() -> None:
+    """However much the peers say of themselves, and whatever they change meanwhile."""
+    said = {f"key {number:058}": NASTY for number in range(50)}
+    mesh = Mesh(networks=(HOME,))
+    with running(mesh=mesh, max_clients=SLEEPERS) as daemon, ExitStack() as stack:
+        count = 0
+        while register(daemon, {"id": f"p{count}", "metadata": said}).status == 201:
+            count += 1
+        assert count >= ROOM // 100_000 > 5
+
+        def sleeper() -> ClientConnection:
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", daemon.port))
+            url = f"ws://127.0.0.1:{daemon.port}{NETWORKS}/home/events?since=0"
+            return stack.enter_context(connect(url, sock=sock, max_queue=1, close_timeout=0.1))
+
+        def change(number: int) -> None:
+            body = {"metadata": {"key " + "0" * 58: f"{number}{NASTY[:-9]}"}}
+            assert daemon.send("PATCH", f"{NETWORKS}/home/peers/p0", body).status == 204
+
+        feed = daemon.control.mesh().feeds["home"]
+        first = sleeper()  # what all of them share is loaded with it
+        change(0)
+        tracemalloc.start()
+        try:
+            before = tracemalloc.take_snapshot()
+            for _ in range(SLEEPERS - 1):
+                sleeper()
+            for number in range(60):
+                change(number)
+            daemon.wait(lambda: all(w.outbox.stalled for w in feed._fanout.watchers))
+            after = tracemalloc.take_snapshot()
+        finally:
+            tracemalloc.stop()
+        ours = tracemalloc.Filter(True, "*/bifrost_lite/*")
+        kept = after.filter_traces([ours]).compare_to(before.filter_traces([ours]), "filename")
+        assert sum(each.size_diff for each in kept) <= QUEUE + SLEEPERS * HELD
+        assert all(watcher.outbox._size <= QUEUE for watcher in feed._fanout.watchers)
+        # And yet nobody who reads on misses a peer, or takes an old state for the last.
+        seen: dict[str, Any] = {}
+        seq = 0
+        while seq < feed.ring.last:
+            message = receive(first)
+            assert message["seq"] >= seq
+            seq = message["seq"]
+            if message["type"] != "events.lost":
+                seen[message["data"]["peer_id"]] = message["data"]["metadata"]
+        present = feed._network.present.items()
+        assert seen == {id: peer.card.metadata for id, peer in present}
 
 
 # What it costs.
@@ -598,8 +661,8 @@ def test_nothing_is_encoded_for_nobody(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[object] = []
-    frame = coordinator_module._frame
-    monkeypatch.setattr(coordinator_module, "_frame", lambda e: encoded.append(e) or frame(e))
+    frame = hub_module._frame
+    monkeypatch.setattr(hub_module, "_frame", lambda e: encoded.append(e) or frame(e))
     daemon.get(f"{NETWORKS}/home", method="DELETE")
     daemon.send("POST", NETWORKS, {"id": "home"})
     register(daemon, {"id": "a"})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import count
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec import json
 
 from bifrost_lite.events import Endpoint, MeshData, PeerJoined, PeerLeft, PeerUpdated
 from bifrost_lite.mesh import registry as registry_module
@@ -84,7 +86,9 @@ def test_registering_again_is_no_join(mesh: Mesh) -> None:
     mesh.told()
     again, fresh = mesh.register("xyz", 10.0, token, name="laptop")
     assert (again, fresh) == (peer, "")  # the token is told once
-    assert (mesh.told(), mesh.changes, peer.seen) == ([], 1, 10.0)
+    assert (mesh.told(), mesh.changes, peer.seen) == ([], 2, 10.0)  # it used its token
+    mesh.register("xyz", 10.0, token, name="laptop")
+    assert (mesh.told(), mesh.changes) == ([], 2)
     mesh.register("xyz", 20.0, token, name="desktop")
     assert mesh.told() == [
         ("peer.updated", PeerUpdated("xyz", (), "desktop", "10.100.0.2", "", {}))
@@ -186,7 +190,9 @@ def test_remove_ends_the_token_of_who_is_gone(mesh: Mesh) -> None:
 
 
 def test_change(mesh: Mesh) -> None:
-    peer, _ = mesh.register("xyz", name="a", public_key="k", metadata={"a": "1", "b": "2"})
+    peer, _ = mesh.register(
+        "xyz", trusted=True, name="a", public_key="k", metadata={"a": "1", "b": "2"}
+    )
     mesh.told()
     mesh.registry.change(mesh.network, peer, Change())
     mesh.registry.change(mesh.network, peer, Change(name="a", endpoints=(), metadata={"a": "1"}))
@@ -277,10 +283,12 @@ def test_expiry(mesh: Mesh) -> None:
 
 
 def test_heartbeats_change_nothing_that_is_kept(mesh: Mesh) -> None:
+    """But the first: from then on the token binds."""
     peer, _ = mesh.register("a")
+    assert mesh.changes == 1
     for now in range(100):
         mesh.registry.heard(mesh.network, peer, float(now))
-    assert mesh.changes == 1
+        assert mesh.changes == 2
     assert mesh.kinds() == ["joined a"]
 
 
@@ -351,8 +359,61 @@ def test_what_peers_say_is_bounded_in_all(mesh: Mesh, monkeypatch: pytest.Monkey
     mesh.register("p3", metadata=great)
     mesh.registry.remove(mesh.network, "p0")
     mesh.register("p4", metadata=great)
-    people = (*mesh.network.present.values(), *mesh.network.gone.values())
+    people = mesh.network.present.values()
     assert mesh.network.weight == sum(weigh(each.card) for each in people)
+
+
+NASTY = "\U0001f600" + '"' * 252  # one character makes all of them four bytes wide
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        Card("p", metadata={f"key {number:058}": NASTY for number in range(50)}),
+        Card("p", metadata={f"key {number:058}": '"' * 256 for number in range(50)}),
+        Card("p", metadata={f"\xfc{number}": "\xff" * 128 for number in range(43)}),
+        Card("p", "\u0100" * 255, '"' * 256),
+        Card("p", metadata={f"{number}": "" for number in range(50)}),
+        Card("p", endpoints=tuple(Endpoint("1.2.3.4", 1000 + n, "lan", 1000) for n in range(16))),
+        Card("p", "laptop", "x" * 44, (LAN, LAN), {"os": "linux", "version": "1.2.3"}),
+    ],
+)
+def test_a_weight_is_no_less_than_what_is_held(card: Card) -> None:
+    raw = json.encode(card)
+
+    def held() -> list[Card]:
+        """As they come out of a body, and were told to somebody."""
+        cards = [json.decode(raw, type=Card) for _ in range(20)]
+        for each in cards:
+            json.encode(each)
+        return cards
+
+    held()
+    tracemalloc.start()
+    try:
+        cards = held()
+        assert tracemalloc.get_traced_memory()[0] / len(cards) <= weigh(card)
+    finally:
+        tracemalloc.stop()
+    assert weigh(cards[0]) == weigh(card)  # it does not change by being told
+    assert len(raw) <= weigh(card)
+
+
+def test_how_much_the_room_is() -> None:
+    """As docs/mesh.md has it."""
+    typical = Card(
+        "0123456789abcdef", "laptop of Alice", "x" * 43 + "=",
+        (LAN, Endpoint("203.0.113.77", 51820, "reflexive")), {"os": "linux", "version": "1.2.3"},
+    )  # fmt: skip
+    assert len(json.encode(typical)) > 300
+    assert registry_module.ROOM // weigh(typical) > 3 * PEERS
+
+
+def test_leases_take_no_room(mesh: Mesh) -> None:
+    for number in range(PEERS):
+        mesh.register(f"p{number}", name="x" * 200)
+    mesh.registry.expire(TIMEOUT)
+    assert (len(mesh.network.gone), mesh.network.weight) == (PEERS, 0)
 
 
 # Networks.

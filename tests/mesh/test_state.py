@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bifrost_lite.events import Endpoint, MeshData
-from bifrost_lite.mesh.card import Card
+from bifrost_lite.mesh import registry as registry_module
+from bifrost_lite.mesh.card import Card, MeshError
 from bifrost_lite.mesh.registry import Registry, Tell
 from bifrost_lite.mesh.state import dump, parse, restore
 
@@ -60,6 +61,33 @@ def test_all_comes_back() -> None:
     new.expire(1089.0)
     assert list(home.present) == ["present"]
     assert len(home.pool) == 3
+
+
+def test_a_token_that_was_never_used_binds_nobody() -> None:
+    """Nor does it after a restart; one that was used does."""
+    old = empty()
+    home = old.create("home", "", "10.100.0.0/16", 0.0, lambda *_: None)
+    for id in ("lost", "used"):
+        peer, _ = old.register(home, Card(id), 0.0, "", False)
+    old.heard(home, peer, 0.0)
+    new = empty()
+    new.create("home", "", "10.100.0.0/16", 0.0, lambda *_: None)
+    restore(parse(dump(old, ())), new, silent, 0.0)
+    home = new.networks["home"]
+    new.expire(90.0)
+    assert new.register(home, Card("lost"), 91.0, "", False)[1] == "a-token"
+    with pytest.raises(MeshError):
+        new.register(home, Card("used"), 91.0, "", False)
+
+
+def test_more_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = parse(dump(full(), ()))
+    monkeypatch.setattr(registry_module, "ROOM", 100)
+    registry = empty()
+    assert restore(saved, registry, silent, 0.0) == 1
+    home = registry.networks["home"]
+    assert (list(home.gone), home.weight) == (["gone", "removed", "present"], 0)
+    assert home.gone["present"].owns(b"a-token")
 
 
 def test_no_token_is_in_it() -> None:
@@ -144,7 +172,7 @@ PEER = ("networks", 0, "peers", 2)
         spoilt(*HOME, "peers", value=[document()["networks"][0]["peers"][0]] * 257),
         spoilt("networks", value=[document()["networks"][1]] * 17),
         spoilt(*PEER, "token", value="0123"), spoilt(*PEER, "token", value="X" * 64),
-        spoilt(*PEER, "token", value=None), spoilt(*PEER, "present", value=1),
+        spoilt(*PEER, "token", value=None), spoilt(*PEER, "proven", value=None), spoilt(*PEER, "present", value=1),
         spoilt(*PEER, "card", "id", value="x" * 65), spoilt(*PEER, "card", "name", value="\x1b[0m"),
         spoilt(*PEER, "card", "endpoints", 0, "port", value=0),
         spoilt(*PEER, "card", "endpoints", 0, "address", value="not a host"),
