@@ -28,7 +28,7 @@ FILES = sorted((ROOT / "bifrost_lite").rglob("*.py"))
 IDS = [str(path.relative_to(ROOT)) for path in FILES]
 
 FILE_LINES = 450
-CODE_LINES = 16500  # of the package, without blank lines, comments and docstrings
+CODE_LINES = 18000  # of the package, without blank lines, comments and docstrings
 
 # Memory is imports: each of these costs an idle daemon, or is missing on a router.
 HEAVY = {
