@@ -99,6 +99,14 @@ def _missing_rights(settings: schema.Settings) -> list[Fault]:
         if item.health.type == "wireguard" and not can_read_wireguard():
             message = f"'wireguard' needs the capability CAP_NET_ADMIN: {advice}"
             faults.append(Fault(f"backends[{index}].health", "type", message))
+    for index, network in enumerate(settings.mesh.networks if settings.mesh.enabled else ()):
+        if network.source != "wireguard":
+            continue
+        from .wireguard import can_read_wireguard
+
+        if not can_read_wireguard():
+            message = f"'wireguard' needs the capability CAP_NET_ADMIN: {advice}"
+            faults.append(Fault(f"mesh.networks[{index}]", "source", message))
     return faults
 
 

@@ -120,11 +120,16 @@ def _run(args: Args) -> int:
 
     options = args.options
     path = options.get("config")
-    if "uci" in options:
-        raise UsageError("--uci is not built in this version; use -c FILE")
+    parse = parse_config
     quick = "address" in options or "port" in options
+    if "uci" in options:
+        if path is not None:
+            raise UsageError("-c and --uci exclude each other")
+        from .openwrt.uci2toml import parse_config as parse
+
+        path = options["uci"]
     if quick and path is not None:
-        raise UsageError("-c excludes -i and -p: the file names the listeners")
+        raise UsageError("-c and --uci exclude -i and -p: the file names the listeners")
     if "verbose" in options and "quiet" in options:
         raise UsageError("-v and -q exclude each other")
     port = number(args, "port", 0, 65535)
@@ -136,12 +141,12 @@ def _run(args: Args) -> int:
             settings = load(None)
         else:
             raw = read_file(path)
-            settings, found = parse_config(raw), revision(raw)
+            settings, found = parse(raw), revision(raw)
         level = "debug" if "verbose" in options else "warn" if "quiet" in options else None
         # Behind the settings: a refused configuration costs no further start.
         from .daemon import run
 
-        return run(settings, path, level, found)
+        return run(settings, path, level, found, parse)
     except ConfigError as error:
         _print_faults(path or "command line", error.faults, sys.stderr)
         return BAD_CONFIG
@@ -165,13 +170,23 @@ def _quick(address: str, port: int | None) -> Settings:
 
 def _check(args: Args) -> int:
     from .build import prepare
-    from .load import load, memory_budget
+    from .load import memory_budget, parse_config, read_file
+    from .openwrt.uci2toml import is_uci, read
     from .show import json_text, printable, size, table
 
     path = args.words[0]
     try:
-        settings = load(path)
-        lists = prepare(settings, path).lists
+        raw = read_file(path)
+        if is_uci(path, raw):
+            reading = read(path)
+            settings = reading.settings()
+            try:
+                lists = prepare(settings, path).lists
+            except ConfigError as error:
+                raise ConfigError(reading.told(error.faults)) from None
+        else:
+            settings = parse_config(raw)
+            lists = prepare(settings, path).lists
     except ConfigError as error:
         if "json" in args.options:
             faults = [fault._asdict() for fault in error.faults]
@@ -196,6 +211,12 @@ def _print_faults(path: str, faults: list[Fault], stream: TextIO) -> None:
     for fault in faults:
         line = f":{fault.line}" if fault.line else ""
         print(printable(f"{path}{line}: {fault._replace(line=0)}"), file=stream)
+
+
+def _uci2toml(args: Args) -> int:
+    from .openwrt.uci2toml import run
+
+    return run(args)
 
 
 def _passwd(args: Args) -> int:
@@ -243,7 +264,7 @@ COMMANDS = (
         _run,
         options=(
             Option("config", "the configuration; without one the built-in defaults", "FILE", "c"),
-            Option("uci", "an OpenWrt configuration (not built in this version)", "FILE"),
+            Option("uci", "the same in OpenWrt's words, /etc/config/bifrost", "FILE"),
             Option("address", "quick start: listen on this address", "ADDR", "i"),
             Option("port", "quick start: one listener for HTTP and SOCKS", "PORT", "p"),
             Option("verbose", "log debug entries too, whatever the file says", short="v"),
@@ -257,7 +278,20 @@ COMMANDS = (
         _check,
         ("FILE",),
         (_JSON,),
+        "FILE is TOML, or OpenWrt's /etc/config/bifrost.\n"
         "Each fault is a line FILE:LINE: section.field: message; exit status 3.",
+    ),
+    Command(
+        "uci2toml",
+        "OpenWrt's configuration as the TOML of the daemon",
+        _uci2toml,
+        ("FILE",),
+        (
+            Option("output", "write it there, or nothing where there are faults", "OUT", "o"),
+            Option("ubus", "what `ubus call network.interface dump` says", "DUMP"),
+        ),
+        "Names such as @lan are asked of ubus. Faults are told as by check, exit status\n"
+        "3. With -o it ends with 6 where main.enabled is 0, and writes nothing.",
     ),
     Command("status", "how the daemon is", _client("status"), (), _REACH, _FINDING),
     Command(

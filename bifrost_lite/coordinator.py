@@ -15,9 +15,10 @@ from binascii import hexlify
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from time import time
+from typing import TYPE_CHECKING
 
 from .config.faults import shown
-from .config.schema import Mesh
+from .config.schema import Mesh, MeshNetwork
 from .events import MESH_TYPES, Data, Event, MeshData, PeerJoined, PeerLeft, PeerUpdated
 from .fanout import Seats
 from .hub import RING, Channel
@@ -25,6 +26,9 @@ from .mesh.card import Card, Change, weigh
 from .mesh.registry import Network, Peer, Registry, Tell, joined
 from .mesh.state import dump, parse, restore
 from .mesh_file import StateFile
+
+if TYPE_CHECKING:
+    from .tunnels import Ask, Tunnel
 
 SAVE = 5.0  # seconds that changes wait for company before they are written
 RING_BYTES = 128 * 1024  # of the events that are kept of one network, as `weigh` counts
@@ -42,6 +46,7 @@ class Coordinator:
         seats: the cap of WebSocket clients
         read_timeout: seconds after which a silent one is closed
         boot: the id of this process
+        ask: asks for the peers of a WireGuard device
 
     Attributes:
         registry: networks and peers, to be read; changes go through the methods here
@@ -56,6 +61,7 @@ class Coordinator:
         seats: Seats,
         read_timeout: float,
         boot: str,
+        ask: Ask,
     ) -> None:
         self._loop = loop
         self._seats = seats
@@ -65,13 +71,17 @@ class Coordinator:
         self.feeds: dict[str, Feed] = {}
         self._closing: set[Feed] = set()  # of networks that are no more
         self._last = 0  # the highest number that an event of those had
+        self._tunnels: dict[str, Tunnel] = {}
         self._expiry: asyncio.TimerHandle | None = None
         self._saving: asyncio.TimerHandle | None = None
         self._file: StateFile | None = None
         self._unsaved = self._failing = False
         self._configured = frozenset(network.id for network in settings.networks)
         for network in settings.networks:
-            self.create(network.id, network.name, network.cidr)
+            if network.source == "wireguard":
+                self._create_tunnel(network, ask)
+            else:
+                self.create(network.id, network.name, network.cidr)
         if settings.state:
             self._load(StateFile(settings.state))
 
@@ -87,6 +97,31 @@ class Coordinator:
         self._add_feed(network)
         return network
 
+    def _create_tunnel(self, settings: MeshNetwork, ask: Ask) -> None:
+        from .tunnels import Tunnel  # who has none pays nothing
+
+        id = settings.id
+        network = self.registry.create(
+            id, settings.name, settings.cidr, time(), self._tell(id), settings.source
+        )
+        self._tunnels[id] = Tunnel(self._loop, self.registry, network, settings.device, ask)
+        self._add_feed(network)
+
+    async def refresh(self, network: Network) -> None:
+        """Wait until the peers of a network are those that its source has now.
+
+        Raises:
+            MeshError: they cannot be learned; then nobody is present
+        """
+        tunnel = self._tunnels.get(network.id)
+        if tunnel is not None:
+            await tunnel.read()
+
+    async def refresh_all(self) -> None:
+        """Like `refresh`, of all networks; never raises."""
+        reads = [tunnel.read() for tunnel in self._tunnels.values()]
+        await asyncio.gather(*reads, return_exceptions=True)
+
     def delete(self, id: str) -> None:
         """Remove a network; whoever watches it is told who left, and closed with 1001.
 
@@ -94,6 +129,9 @@ class Coordinator:
             MeshError: there is none of this id
         """
         self.registry.delete(id)
+        tunnel = self._tunnels.pop(id, None)
+        if tunnel is not None:
+            tunnel.stop()
         feed = self.feeds.pop(id)
         self._last = max(self._last, feed.ring.last)
         if feed.clients:
@@ -112,6 +150,7 @@ class Coordinator:
             self._read_timeout,
             self.boot,
             self._closing.discard,
+            self._tunnels.get(network.id),
         )
         # Who watched an earlier network of this id must not take our numbers for those.
         feed.ring.last = self._last
@@ -218,6 +257,9 @@ class Coordinator:
         for timer in (self._expiry, self._saving):
             if timer is not None:
                 timer.cancel()
+        for tunnel in self._tunnels.values():
+            tunnel.stop()
+        self._tunnels.clear()
         if self._file is not None and self._unsaved:
             self._save(self._file)
         feeds = (*self.feeds.values(), *self._closing)
@@ -232,6 +274,7 @@ class Feed(Channel):
         network: it
         seats, read_timeout, boot: see `Channel`
         empty: told when the last who watched left
+        tunnel: is to know whether somebody watches
     """
 
     def __init__(
@@ -242,10 +285,12 @@ class Feed(Channel):
         read_timeout: float,
         boot: str,
         empty: Callable[[Feed], None],
+        tunnel: Tunnel | None = None,
     ) -> None:
         super().__init__(loop, MESH_TYPES, seats, read_timeout, boot)
         self._network = network
         self._empty = empty
+        self._tunnel = tunnel
         self._added = 0
 
     def publish(self, type: str, data: MeshData) -> None:
@@ -271,8 +316,14 @@ class Feed(Channel):
             Event("peer.joined", now, joined(present[id]), last) for id in ids if id in present
         )
 
+    def _came(self) -> None:
+        if self._tunnel is not None and self.clients:
+            self._tunnel.watch()
+
     def _quiet(self) -> None:
         super()._quiet()
+        if self._tunnel is not None:
+            self._tunnel.rest()
         self._empty(self)
 
     def _make_room(self, size: int) -> None:

@@ -22,6 +22,7 @@ from .errors import BindError, Reason
 from .health import Monitor
 from .hub import Hub
 from .listener import Listener, announce, swap
+from .load import Parser, parse_config
 from .netlink import OwnAddresses
 from .plane import Plane
 from .records import Finished
@@ -44,10 +45,17 @@ class Daemon:
         path: the file it came from, None for no file
         revision: of the file's content
         level: of the log, whatever a file says; None to go by the file
+        parse: reads that content
     """
 
     def __init__(
-        self, loop: Loop, prepared: Prepared, path: str | None, revision: str, level: str | None
+        self,
+        loop: Loop,
+        prepared: Prepared,
+        path: str | None,
+        revision: str,
+        level: str | None,
+        parse: Parser = parse_config,
     ) -> None:
         settings = prepared.settings
         self.loop = loop
@@ -73,7 +81,7 @@ class Daemon:
             settings.limits.handshake_timeout,
             settings.limits.idle_timeout,
         )
-        self.reloader = Reloader(self, prepared, path, revision)
+        self.reloader = Reloader(self, prepared, path, revision, parse)
         self.control = Control(
             loop,
             settings,
@@ -232,7 +240,11 @@ class Daemon:
 
 
 def run(
-    settings: schema.Settings, path: str | None, level: str | None = None, revision: str = ""
+    settings: schema.Settings,
+    path: str | None,
+    level: str | None = None,
+    revision: str = "",
+    parse: Parser = parse_config,
 ) -> int:
     """Run the daemon in the foreground until a signal ends it.
 
@@ -241,6 +253,7 @@ def run(
         path: the file they came from, for reloads; None without one
         level: of the log, over what the settings say, for reloads too
         revision: of that file's content
+        parse: reads that content
 
     Returns:
         the exit status, 0
@@ -253,7 +266,7 @@ def run(
     loop = Loop(make_dispatcher())
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(Daemon(loop, prepared, path, revision, level).serve())
+        loop.run_until_complete(Daemon(loop, prepared, path, revision, level, parse).serve())
         # The handlers go with the loop, and a signal more must not kill what ends by itself.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from stat import S_ISREG
 from typing import IO, TYPE_CHECKING
 
@@ -16,6 +16,9 @@ from .sha256 import sha256
 
 if TYPE_CHECKING:
     from .lists import RouteList
+
+# `parse_config`, or what takes its place for another language.
+Parser = Callable[[bytes], Settings]
 
 # Larger than any configuration a person writes, and small beside a router's memory.
 MAX_FILE = 1024 * 1024

@@ -21,7 +21,7 @@ from .config.schema import RESTART_SECTIONS
 from .errors import BindError, ConfigError, Fault, Reason
 from .events import ConfigChange, ConfigFault, ConfigRejected
 from .judge import DENY, MOVE, Judge
-from .load import parse_config, read_file, revision
+from .load import Parser, parse_config, read_file, revision
 from .session import Session
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Reloader:
         prepared: the configuration of the start
         path: its file, None without one
         revision: of the file's content
+        parse: reads that content
 
     Attributes:
         born: the settings of the start
@@ -54,12 +55,18 @@ class Reloader:
     """
 
     def __init__(
-        self, daemon: Daemon, prepared: Prepared, path: str | None, revision: str
+        self,
+        daemon: Daemon,
+        prepared: Prepared,
+        path: str | None,
+        revision: str,
+        parse: Parser = parse_config,
     ) -> None:
         self.daemon = daemon
         self.prepared = prepared
         self.path = path
         self.revision = revision
+        self.parse = parse
         self.born = prepared.settings
         self.rejected: list[ConfigFault] = []
         self.loads = {True: 0, False: 0}
@@ -144,7 +151,7 @@ class Reloader:
 
     async def preview(self, text: bytes) -> Change:
         """See `api.context.House`."""
-        prepared = await in_thread(lambda: self._parse(text))
+        prepared = await in_thread(lambda: prepare(parse_config(text), self.path))
         changed = self._changed(prepared)
         change = Change(changed, self._restart(prepared), 0, 0, 0, 0)
         return await self._judge_all(prepared, change, False)
@@ -157,7 +164,7 @@ class Reloader:
         return self._parse(raw), revision(raw)
 
     def _parse(self, raw: bytes) -> Prepared:
-        return prepare(parse_config(raw), self.path)
+        return prepare(self.parse(raw), self.path)
 
     # Swapping.
 

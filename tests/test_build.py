@@ -136,10 +136,17 @@ def test_all_that_this_machine_cannot_do_is_told_at_once(
             {"name": name, "password_hash": str(hash_of(b"sesame"))} for name in ("me", "you")
         ],
         "routes": [{"name": "few", "list": "not-there", "backend": "here"}],
+        "mesh": {
+            "networks": [
+                {"id": "home", "cidr": "10.0.0.0/24"},
+                {"id": "wg", "source": "wireguard", "device": "wg0"},
+            ]
+        },
     }
     assert faults(sections, str(tmp_path / "config.toml")) == [
         ("backends[1]", "fwmark"),
         ("backends[1].health", "type"),
+        ("mesh.networks[1]", "source"),
         ("users[1]", "password_hash"),
         ("routes[0]", "list"),
     ]
@@ -151,7 +158,9 @@ def test_what_this_machine_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
     health = {"type": "wireguard"}
     wg0 = item("wg0", "interface", device="wg0", fwmark=7, health=health)
     users = [{"name": "me", "password_hash": str(hash_of(b"sesame"))}]
-    assert prepare(convert({"backends": [wg0], "users": users}), None).lists == {}
+    mesh = {"networks": [{"id": "wg", "source": "wireguard", "device": "wg0"}]}
+    sections = {"backends": [wg0], "users": users, "mesh": mesh}
+    assert prepare(convert(sections), None).lists == {}
 
 
 # Building.

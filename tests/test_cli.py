@@ -16,7 +16,7 @@ import bifrost_lite
 from bifrost_lite import cli
 from bifrost_lite.config.schema import Settings
 from bifrost_lite.errors import BindError
-from bifrost_lite.load import revision
+from bifrost_lite.load import Parser, parse_config, revision
 from bifrost_lite.options import Args, UsageError, number, parse
 
 PROGRAM = [sys.executable, "-m", "bifrost_lite"]
@@ -84,8 +84,10 @@ def test_no_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "-p", "\u0663"], "--port takes a number"),
         (["run", "-p", "-1"], "--port takes a number"),
         (["run", "-v", "-q"], "-v and -q exclude each other"),
-        (["run", "-c", "a.toml", "-p", "1"], "-c excludes -i and -p"),
-        (["run", "--uci", "bifrost"], "--uci is not built in this version"),
+        (["run", "-c", "a.toml", "-p", "1"], "-c and --uci exclude -i and -p"),
+        (["run", "--uci", "bifrost", "-c", "a.toml"], "-c and --uci exclude each other"),
+        (["run", "--uci", "bifrost", "-p", "1"], "exclude -i and -p"),
+        (["uci2toml"], "uci2toml takes FILE"),
         (["events", "--since", "x"], "--since takes a number"),
         (["logs", "--tail", "0"], "--tail takes a number from 1"),
         (["route"], "route takes HOST"),
@@ -144,15 +146,22 @@ class Started:
         self.path: str | None = "never started"
         self.level: str | None = None
         self.revision = "never started"
+        self.parse: Parser = parse_config
         self._error = error
         module = SimpleNamespace(run=self._run)
         monkeypatch.setitem(sys.modules, "bifrost_lite.daemon", module)
 
     def _run(
-        self, settings: Settings, path: str | None, level: str | None, revision: str
+        self,
+        settings: Settings,
+        path: str | None,
+        level: str | None,
+        revision: str,
+        parse: Parser,
     ) -> int:
         self.settings, self.path, self.level = settings, path, level
         self.revision = revision
+        self.parse = parse
         if self._error is not None:
             raise self._error
         return 0
@@ -205,6 +214,28 @@ def test_run_with_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert started.level == "warn"
     assert started.path == str(path)
     assert started.revision == revision(path.read_bytes())
+
+
+def test_run_with_a_file_of_openwrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started = Started(monkeypatch)
+    path = tmp_path / "bifrost"
+    path.write_text("config listen 'lan'\n\toption port '1080'\n", encoding="utf-8")
+    assert cli.main(["run", "--uci", str(path)]) == 0
+    assert started.listeners() == [("127.0.0.1", 1080, "auto")]
+    assert started.settings.source == "uci"
+    assert (started.path, started.revision) == (str(path), revision(path.read_bytes()))
+    assert started.parse(path.read_bytes()) == started.settings
+
+
+def test_run_refuses_bad_uci(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = Started(monkeypatch)
+    path = tmp_path / "bifrost"
+    path.write_text("config http 'http'\n\toption via '3'\n", encoding="utf-8")
+    assert cli.main(["run", "--uci", str(path)]) == 3
+    assert capsys.readouterr().err.startswith(f"{path}:2: http.via: got '3', expected 1 or 0 (")
+    assert started.path == "never started"
 
 
 def test_run_refuses_a_bad_file(
@@ -287,6 +318,22 @@ def test_check_shows_the_memory_budget(tmp_path: Path, capsys: pytest.CaptureFix
     told = json.loads(capsys.readouterr().out)
     assert told["valid"] is True
     assert all(size > 0 for size in told["memory"].values())
+
+
+def test_check_of_openwrts_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bifrost"
+    path.write_text("\n # mine\nconfig route 'ads'\n\toption list 'ads.txt'\n", encoding="utf-8")
+    assert cli.main(["check", str(path)]) == 3
+    assert capsys.readouterr().out.startswith(f"{path}:3: ads.backend: is missing")
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\toption backend 'direct'\n")
+    assert cli.main(["check", str(path)]) == 3
+    assert capsys.readouterr().out.startswith(f"{path}:4: ads.list: got 'ads.txt', there is no")
+    (tmp_path / "ads.txt").write_text("a.example\n", encoding="utf-8")
+    assert cli.main(["check", str(path)]) == 0
+    assert "1 entries of lists" in capsys.readouterr().out
 
 
 def test_check_reads_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

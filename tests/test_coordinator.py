@@ -22,6 +22,8 @@ from bifrost_lite.events import Endpoint, Event
 from bifrost_lite.fanout import Seats
 from bifrost_lite.mesh.card import Card, Change, MeshError
 from bifrost_lite.mesh_file import STATE_LIMIT, StateFile
+from bifrost_lite.tunnels import Ask
+from bifrost_lite.wireguard import Done, Inquiry
 
 HOME = MeshNetwork(id="home", name="Home", cidr="10.100.0.0/16")
 BOOT = "0123456789abcdef"
@@ -38,11 +40,16 @@ class Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
         return list(super().select(0))
 
 
+def no_kernel(device: str, done: Done) -> Inquiry:
+    raise AssertionError(f"nobody should ask for {device}")
+
+
 class World:
     """An event loop with a clock of its own, and the coordinators on it.
 
     Attributes:
         timers: how many were armed
+        ask: what coordinators ask for the peers of a device
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,11 +66,12 @@ class World:
         self.loop.call_at = counted  # type: ignore[method-assign]
         self.state = folder / "mesh.json"
         self.made: list[Coordinator] = []
+        self.ask: Ask = no_kernel
 
     def start(self, *networks: MeshNetwork, **keys: Any) -> Coordinator:
         """A coordinator whose state is in `self.state`, unless `keys` say otherwise."""
         settings = Mesh(networks=networks, **({"state": str(self.state)} | keys))
-        self.made.append(Coordinator(self.loop, settings, Seats(10), 60.0, BOOT))
+        self.made.append(Coordinator(self.loop, settings, Seats(10), 60.0, BOOT, self.ask))
         return self.made[-1]
 
     def stop(self, mesh: Coordinator) -> None:

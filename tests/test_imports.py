@@ -21,7 +21,7 @@ FLOORS = {
         mesh mesh.*""",
     "plane": """dispatch way relay resolve query system dial connection session linger tunnel exchange forward plane listener
         users udp flow netlink links wireguard backends backends.*""",
-    "control": """control accept hub fanout coordinator mesh_file websocket sse http rest api api.* health check
+    "control": """control accept hub fanout coordinator mesh_file tunnels websocket sse http rest api api.* health check
         auth""",
     "house": "daemon build reload judge store load log cli options commands client show password openwrt openwrt.* __main__ config.uci.__main__",
 }

@@ -14,6 +14,7 @@ from .. import __version__
 from ..auth import Guard
 from ..config.schema import Settings
 from ..config.values import endpoint
+from ..dispatch import Loop
 from ..http import Server
 from ..hub import Hub
 from ..records import Finished
@@ -24,6 +25,7 @@ from .context import Context, House, Plane
 
 if TYPE_CHECKING:
     from ..coordinator import Coordinator
+    from ..wireguard import Done, Inquiry
 
 
 def _from(module: str, name: str) -> Handler[Context]:
@@ -118,7 +120,7 @@ class Control:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: Loop,
         settings: Settings,
         plane: Plane,
         hub: Hub,
@@ -184,8 +186,14 @@ class Control:
                 self._hub.seats,
                 self._settings.read_timeout,
                 self._hub.boot,
+                self._ask,
             )
         return self._coordinator
+
+    def _ask(self, device: str, done: Done) -> Inquiry:
+        from ..wireguard import ask
+
+        return ask(self._loop.dispatcher, device, done)
 
     def _is_peer(self, parts: Sequence[str], token: bytes) -> bool:
         return self._coordinator is not None and self._coordinator.is_peer(parts, token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import monotonic, time
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from ..mesh.registry import Network, Peer
 from ..rest import Call, Refused, Response, Takeover, reply
 from .context import Context
 
+_LATER = "Retry-After: 5"
 # The statuses of what the registry refuses.
 _STATUS = {
     "bad_body": 400,
@@ -27,6 +29,7 @@ _STATUS = {
     "peer_exists": 409,
     "mesh_full": 507,
     "no_address": 507,
+    "device_unreadable": 503,
 }
 
 
@@ -48,7 +51,7 @@ class NetworkInfo(Struct):
     """A network.
 
     Attributes:
-        gateway: its first address, which no peer gets
+        gateway: its first address, which no peer gets; "" where peers do not register
         peer_count: peers that are present
         created: when it was made
         source: who its peers are; ``registry`` for those that register
@@ -141,7 +144,9 @@ class Registered(Struct):
 
 async def list_networks(ctx: Context, call: Call) -> Response:
     """All mesh networks."""
-    networks = ctx.mesh().registry.networks.values()
+    mesh = ctx.mesh()
+    await mesh.refresh_all()
+    networks = mesh.registry.networks.values()
     return reply(Networks([_network_info(network) for network in networks]))
 
 
@@ -157,7 +162,7 @@ async def create_network(ctx: Context, call: Call) -> Response:
 
 async def get_network(ctx: Context, call: Call) -> Response:
     """One mesh network."""
-    return reply(_network_info(_network(ctx.mesh(), call)))
+    return reply(_network_info(await _fresh(ctx.mesh(), call)))
 
 
 async def delete_network(ctx: Context, call: Call) -> Response:
@@ -170,13 +175,15 @@ async def delete_network(ctx: Context, call: Call) -> Response:
 async def watch(ctx: Context, call: Call) -> Takeover:
     """The events of one mesh network; see docs/mesh.md."""
     mesh = ctx.mesh()
+    with suppress(MeshError):  # who cannot be read now may be soon
+        await mesh.refresh(_network(mesh, call))
     return mesh.feeds[_network(mesh, call).id].connect(call)
 
 
 async def list_peers(ctx: Context, call: Call) -> Response:
     """The peers of a mesh network that are present."""
     mesh = ctx.mesh()
-    network = _network(mesh, call)
+    network = await _fresh(mesh, call)
     return reply(Peers(_others(network, ""), mesh.feeds[network.id].ring.last, mesh.boot))
 
 
@@ -207,8 +214,12 @@ async def register(ctx: Context, call: Call) -> Response:
 
 async def get_peer(ctx: Context, call: Call) -> Response:
     """One peer that is present."""
-    network, peer = _peer(ctx.mesh(), call)
-    return reply(_peer_info(peer))
+    mesh = ctx.mesh()
+    network = await _fresh(mesh, call)
+    try:
+        return reply(_peer_info(mesh.registry.peer(network, call.parts[1])))
+    except MeshError as error:
+        raise _refused(error) from None
 
 
 async def change_peer(ctx: Context, call: Call) -> Response:
@@ -246,10 +257,22 @@ def _network(mesh: Coordinator, call: Call) -> Network:
         raise _refused(error) from None
 
 
-def _peer(mesh: Coordinator, call: Call) -> tuple[Network, Peer]:
+async def _fresh(mesh: Coordinator, call: Call) -> Network:
+    """The network of a path, with the peers that it has now."""
     network = _network(mesh, call)
     try:
-        return network, mesh.registry.peer(network, call.parts[1])
+        await mesh.refresh(network)
+    except MeshError as error:
+        _network(mesh, call)  # it may be gone meanwhile
+        raise _refused(error) from None
+    return _network(mesh, call)
+
+
+def _peer(mesh: Coordinator, call: Call) -> tuple[Network, Peer]:
+    """A peer that registered."""
+    network = _network(mesh, call)
+    try:
+        return network, mesh.registry.registrant(network, call.parts[1])
     except MeshError as error:
         raise _refused(error) from None
 
@@ -285,4 +308,6 @@ def _peer_info(peer: Peer) -> PeerInfo:
 
 
 def _refused(error: MeshError) -> Refused:
-    return Refused(_STATUS[error.word], error.word, error.message)
+    status = _STATUS[error.word]
+    fields = (_LATER,) if status == 503 else ()
+    return Refused(status, error.word, error.message, *fields)

@@ -15,8 +15,6 @@ from .faults import Path
 # Path without indexes: the values that may stand there all the same.
 _UNBUILT: dict[tuple[str, ...], tuple[object, ...]] = {
     ("control", "ubus"): ("auto", "off"),
-    ("mesh", "networks", "source"): ("registry",),
-    ("mesh", "networks", "device"): ("",),
 }
 
 

@@ -124,3 +124,21 @@ class Pool:
 
     def _text(self, number: int) -> str:
         return unpack(number.to_bytes(self._width, "big"))
+
+
+class NoPool(Pool):
+    """That of a network whose peers have their addresses from elsewhere: it has none.
+
+    Args:
+        cidr: what is shown, perhaps ""
+    """
+
+    __slots__ = ()
+
+    def __init__(self, cidr: str) -> None:
+        self._width = 4
+        self.cidr = cidr
+        self.gateway = ""
+        self._first = self._mark = self._end = self.size = 0
+        self._used = set()
+        self._given_back = {}

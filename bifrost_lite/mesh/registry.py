@@ -19,7 +19,7 @@ from msgspec import UNSET, structs
 from ..events import MeshData, PeerJoined, PeerLeft, PeerUpdated
 from ..sha256 import sha256
 from .card import Card, Change, MeshError, checked, weigh
-from .ipam import Pool
+from .ipam import NoPool, Pool
 
 NETWORKS = 16
 PEERS = 256  # of one network, leases included
@@ -59,7 +59,7 @@ class Network:
     Args:
         id: what the API calls it
         name: what people call it
-        cidr: its addresses, as for `ipam.Pool`
+        cidr: its addresses, as for `ipam.Pool`; of another source than ``registry`` anything
         created: Unix time in seconds
         tell: told the type and the data of each event
         source: who its peers are: ``registry`` for those that register; those of any other
@@ -89,7 +89,7 @@ class Network:
     ) -> None:
         self.id = id
         self.name = name
-        self.pool = Pool(cidr)
+        self.pool = Pool(cidr) if source == "registry" else NoPool(cidr)
         self.created = created
         self.tell = tell
         self.source = source
@@ -129,10 +129,19 @@ class Network:
         if telling:
             self.tell("peer.joined", joined(peer))
 
-    def alter(self, peer: Peer, card: Card) -> bool:
-        """Somebody who is present says this of itself; answers whether that is new."""
-        if card == peer.card:
+    def alter(self, peer: Peer, card: Card, virtual_ip: str | None = None) -> bool:
+        """Somebody who is present says this of itself; answers whether that is new.
+
+        Args:
+            peer: it
+            card: what it says
+            virtual_ip: its address from now on; None for the one that it has
+        """
+        if virtual_ip is None:
+            virtual_ip = peer.virtual_ip
+        if card == peer.card and virtual_ip == peer.virtual_ip:
             return False
+        peer.virtual_ip = virtual_ip
         self.weight += weigh(card) - weigh(peer.card)
         peer.card = card
         self.tell(
@@ -187,9 +196,15 @@ class Registry:
     # Networks.
 
     def create(
-        self, id: str, name: str, cidr: str, created: float, tell: Tell
+        self,
+        id: str,
+        name: str,
+        cidr: str,
+        created: float,
+        tell: Tell,
+        source: str = "registry",
     ) -> Network:
-        """Make a network of peers that register; for the arguments see `Network`.
+        """Make a network; for the arguments see `Network`.
 
         Raises:
             MeshError: there is one of this id, there are too many, or `cidr` is none
@@ -199,7 +214,7 @@ class Registry:
         if len(self.networks) >= NETWORKS:
             raise MeshError("too_many_networks", f"There are {NETWORKS} networks already.")
         try:
-            network = Network(id, name, cidr, created, tell)
+            network = Network(id, name, cidr, created, tell, source)
         except ValueError as error:
             raise MeshError("bad_cidr", f"The field 'cidr' is {error}.") from None
         self.networks[id] = network
@@ -243,6 +258,15 @@ class Registry:
             raise MeshError("not_found", "There is no peer of this id; it may have to register.")
         return peer
 
+    def registrant(self, network: Network, id: str) -> Peer:
+        """A peer that is present and may be changed.
+
+        Raises:
+            MeshError: it is not, or is not for the API to change
+        """
+        self._check_source(network)
+        return self.peer(network, id)
+
     def register(
         self, network: Network, card: Card, now: float, token: str, trusted: bool
     ) -> tuple[Peer, str]:
@@ -262,8 +286,7 @@ class Registry:
             MeshError: it is no network for that, `card` breaks a bound, somebody else has this
                 id, or there is no room
         """
-        if network.source != "registry":
-            raise MeshError("not_a_registry", "The peers of this network are not for the API.")
+        self._check_source(network)
         card = checked(card)
         peer = network.find(card.id)
         if peer is not None and peer.token and not trusted and not peer.owns(token.encode()):
@@ -274,7 +297,7 @@ class Registry:
                     "it removed first.",
                 )
             raise MeshError("wrong_peer_token", "This is not the token of the peer of this id.")
-        self._check_room(card, network.present.get(card.id))
+        self.check_room(card, network.present.get(card.id))
         if peer is None:
             peer = network.lease(card.id)
         fresh = "" if peer.token else self._mint()
@@ -307,7 +330,7 @@ class Registry:
             kept = {key: value for key, value in merged.items() if value is not None}
             card = structs.replace(card, metadata=kept)
         card = checked(card)
-        self._check_room(card, peer)
+        self.check_room(card, peer)
         self._prove(peer)
         if network.alter(peer, card):
             self._changed()
@@ -321,8 +344,10 @@ class Registry:
         """A peer leaves by itself, or is put out; its id is free for anybody who may register.
 
         Raises:
-            MeshError: there is neither a peer nor a token of this id
+            MeshError: there is neither a peer nor a token of this id, or it is no network for
+                that
         """
+        self._check_source(network)
         peer = network.find(id)
         if peer is None or not (peer.token or id in network.present):
             raise MeshError("not_found", "There is no peer of this id.")
@@ -362,7 +387,7 @@ class Registry:
         Raises:
             MeshError: there is no room
         """
-        self._check_room(card, None)
+        self.check_room(card, None)
         network.enter(peer, card, telling=False)
         self._beat(network, peer, now)
 
@@ -377,8 +402,16 @@ class Registry:
         self._beats[peer] = network
         peer.seen = now
 
-    def _check_room(self, card: Card, peer: Peer | None) -> None:
-        """Raises MeshError where `card` has no room, in the place of what `peer` says."""
+    def _check_source(self, network: Network) -> None:
+        if network.source != "registry":
+            raise MeshError("not_a_registry", "The peers of this network are not for the API.")
+
+    def check_room(self, card: Card, peer: Peer | None) -> None:
+        """See whether there is room for `card`, in the place of what `peer` says.
+
+        Raises:
+            MeshError: there is none
+        """
         more = weigh(card) - (weigh(peer.card) if peer is not None else 0)
         if more > 0 and sum(each.weight for each in self.networks.values()) + more > ROOM:
             raise MeshError("mesh_full", "The peers say more of themselves than there is room for.")

@@ -318,14 +318,14 @@ CALLS: dict[str, Call] = {
             for call, below in (("GET", ""), ("DELETE", ""), ("GET", "/peers"), ("POST", "/peers"))
         },
     ),
-    f"GET {_NETWORK}": Call(mesh.NetworkInfo, errors=MESH),
+    f"GET {_NETWORK}": Call(mesh.NetworkInfo, errors=(*MESH, "503 device_unreadable")),
     f"DELETE {_NETWORK}": Call(status=204, errors=MESH),
     f"GET {_NETWORK}/events": Call(
         status=101,
         parameters=(_types(MESH_TYPES), _SINCE, _BOOT),
         errors=(*SOCKET, *MESH),
     ),
-    f"GET {_NETWORK}/peers": Call(mesh.Peers, errors=MESH),
+    f"GET {_NETWORK}/peers": Call(mesh.Peers, errors=(*MESH, "503 device_unreadable")),
     f"POST {_NETWORK}/peers": Call(
         mesh.Registered,
         201,
@@ -346,13 +346,13 @@ CALLS: dict[str, Call] = {
             )
         },
     ),
-    f"GET {_PEER}": Call(mesh.PeerInfo, errors=MESH),
+    f"GET {_PEER}": Call(mesh.PeerInfo, errors=(*MESH, "503 device_unreadable")),
     f"PATCH {_PEER}": Call(
         status=204,
         body=Change,
-        errors=("507 mesh_full", *MESH),
+        errors=("409 not_a_registry", "507 mesh_full", *MESH),
         examples={"another endpoint": {"endpoints": _NEW_PEER["peer"]["endpoints"]}},
     ),
-    f"DELETE {_PEER}": Call(status=204, errors=MESH),
-    f"POST {_PEER}/heartbeat": Call(status=204, errors=MESH),
+    f"DELETE {_PEER}": Call(status=204, errors=("409 not_a_registry", *MESH)),
+    f"POST {_PEER}/heartbeat": Call(status=204, errors=("409 not_a_registry", *MESH)),
 }  # fmt: skip

@@ -56,6 +56,7 @@ ERRORS = {
     "500 internal_error": "The daemon met a fault of its own.",
     "500 io_error": "The file cannot be read or written.",
     "503 busy": "Another change is being saved, or another large request served.",
+    "503 device_unreadable": "The peers of the WireGuard device cannot be read now.",
     "503 no_listener": "No listener of the proxy can be reached from your address.",
     "503 out_of_descriptors": "The daemon has no file descriptor left.",
     "503 too_many_clients": "All seats of WebSocket clients are taken.",

@@ -33,8 +33,7 @@ def test_a_fault_is_told_once() -> None:
 
 def test_refused() -> None:
     assert refused(("control", "ubus"), "on")
-    assert refused(("mesh", "networks", 0, "source"), "wireguard")
-    assert not refused(("mesh", "networks", 0, "source"), "registry")
+    assert not refused(("control", "ubus"), "auto")
     assert not refused(("listen", 3, "udp"), True)
 
 

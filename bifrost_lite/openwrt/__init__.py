@@ -1,0 +1,1 @@
+"""What only OpenWrt needs: its configuration, translated."""
