@@ -14,6 +14,7 @@ from bifrost_lite import tunnels
 from bifrost_lite.config.schema import MeshNetwork
 from bifrost_lite.coordinator import SAVE, Coordinator
 from bifrost_lite.events import Endpoint, Event
+from bifrost_lite.mesh import registry
 from bifrost_lite.mesh.card import Card, Change, MeshError
 from bifrost_lite.mesh.registry import PEERS, Network
 from bifrost_lite.tunnels import INTERVAL, Tunnel
@@ -271,7 +272,7 @@ def test_no_more_than_may_be(place: Place, monkeypatch: pytest.MonkeyPatch) -> N
     place.read(*reversed(many))
     assert place.mesh.feeds["wg"].ring.last == last  # who is shown stays
     place.read()
-    monkeypatch.setattr("bifrost_lite.mesh.registry.ROOM", 3 * 500)
+    monkeypatch.setattr(registry, "ROOM", 3 * 500)
     place.read(*many)
     assert 0 < place.network.weight <= 1500
     assert len(place.network.present) < PEERS
